@@ -1,0 +1,27 @@
+"""What happens around training: averaging, evaluation, records, checkpoints."""
+
+from lightning_gen.callbacks.budget import Budget
+from lightning_gen.callbacks.checkpoints import Checkpoints
+from lightning_gen.callbacks.ema import EMA
+from lightning_gen.callbacks.evaluation import GenerativeEvaluation
+from lightning_gen.callbacks.exact_resume import ExactResume
+from lightning_gen.callbacks.grid import SampleGrid
+from lightning_gen.callbacks.progress import ImagesProgressBar
+from lightning_gen.callbacks.recorder import MetricsCSV, Recorder
+from lightning_gen.callbacks.signals import GracefulStop, RunInterrupted
+from lightning_gen.callbacks.train_log import TrainLog
+
+__all__ = [
+    "EMA",
+    "Budget",
+    "Checkpoints",
+    "ExactResume",
+    "GenerativeEvaluation",
+    "GracefulStop",
+    "ImagesProgressBar",
+    "MetricsCSV",
+    "Recorder",
+    "RunInterrupted",
+    "SampleGrid",
+    "TrainLog",
+]

@@ -1,0 +1,64 @@
+"""How long a run lasts."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_gen.errors import InputError
+
+
+class Budget(Callback):
+    """End training after so many images seen or so many minutes, whichever comes first.
+
+    Minutes count time spent in ``fit``, evaluation included, over all sessions of a resumed run. On several ranks the
+    first rank's clock decides.
+
+    Args:
+        images: images seen by training over all ranks.
+        minutes: wall-clock minutes.
+
+    Raises:
+        InputError: for a number that is not above 0, or neither given when training starts.
+    """
+
+    def __init__(self, images: int | None = None, minutes: float | None = None):
+        for name, value in {"images": images, "minutes": minutes}.items():
+            if value is not None and value <= 0:
+                raise InputError(f"budget.{name} must be above 0, got {value}")
+        self.images = images
+        self.minutes = minutes
+        self._spent = 0.0
+        self._since: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent in training so far, over all sessions."""
+        return self._spent + (0.0 if self._since is None else time.monotonic() - self._since)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._spent = state_dict["seconds"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and self.images is None and self.minutes is None and not trainer.fast_dev_run:
+            raise InputError("how long should the run last? give --budget.images N or --budget.minutes M")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._since = time.monotonic()
+        self._stop_if_spent(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self._stop_if_spent(trainer, pl_module)
+
+    def _stop_if_spent(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        spent = self.images is not None and pl_module.images_seen >= self.images
+        if self.minutes is not None:
+            late = self.seconds >= 60 * self.minutes
+            spent |= late if trainer.world_size == 1 else trainer.strategy.broadcast(late)
+        if spent:
+            trainer.should_stop = True

@@ -1,0 +1,103 @@
+"""Pictures of samples from fixed latents, at each evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from PIL import Image
+from torch import Tensor
+
+from lightning_gen.errors import InputError
+from lightning_gen.files import write_atomically
+from lightning_gen.models.base import GenerativeModule, evaluating, keyed_seed
+from lightning_gen.spec import ImageSpec
+
+
+def to_pixels(levels: Tensor, spec: ImageSpec) -> np.ndarray:
+    """Return 8-bit pixels (N, H, W, C) of levels (N, C, H, W): level 0 is black, the highest 255."""
+    scaled = (levels.cpu().float() * (255 / (spec.levels - 1))).round().to(torch.uint8)
+    return scaled.permute(0, 2, 3, 1).numpy()
+
+
+def picture(pixels: np.ndarray) -> Image.Image:
+    """Return 8-bit pixels (H, W, C) as a grey (C = 1) or colour (C = 3) picture; other C side by side in grey."""
+    if pixels.shape[-1] not in (1, 3):
+        pixels = np.concatenate(np.split(pixels, pixels.shape[-1], axis=-1), axis=1)
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def grid_picture(levels: Tensor, spec: ImageSpec, columns: int | None = None, smallest: int = 48) -> Image.Image:
+    """Return images (N, C, H, W) in a grid with a one-pixel border, small ones enlarged by a whole factor.
+
+    Args:
+        levels: the images.
+        spec: what they are.
+        columns: images per row; None for the squarest grid.
+        smallest: shortest side of an image on the picture, in pixels.
+    """
+    pixels = to_pixels(levels, spec)
+    n, height, width, channels = pixels.shape
+    columns = columns or int(np.ceil(np.sqrt(n)))
+    rows = -(-n // columns)
+    factor = max(1, -(-smallest // min(height, width)))
+    pixels = pixels.repeat(factor, axis=1).repeat(factor, axis=2)
+    height, width, border = height * factor, width * factor, max(1, factor // 3)
+    sheet = np.full((rows * (height + border) + border, columns * (width + border) + border, channels), 128, np.uint8)
+    for i, image in enumerate(pixels):
+        top = border + (i // columns) * (height + border)
+        left = border + (i % columns) * (width + border)
+        sheet[top : top + height, left : left + width] = image
+    return picture(sheet)
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Write a PNG atomically."""
+    write_atomically(path, lambda temporary: image.save(temporary, format="PNG"))
+
+
+class SampleGrid(Callback):
+    """Write ``samples/<images seen>.png`` at each evaluation: always the same latents, so progress can be followed.
+
+    Args:
+        n: images in the grid; 0 for none.
+        columns: images per row; null for the squarest grid.
+
+    Raises:
+        InputError: for numbers out of range.
+    """
+
+    def __init__(self, n: int = 64, columns: int | None = None):
+        if n < 0 or (columns is not None and columns < 1):
+            raise InputError(f"grid.n must be at least 0 and grid.columns at least 1, got {n} and {columns}")
+        self.n = n
+        self.columns = columns
+        self.folder: Path | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and not trainer.fast_dev_run:
+            self.folder = Path(trainer.log_dir) / "samples"
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        wanted = self.n and trainer.state.fn == "fit" and trainer.is_global_zero and not trainer.sanity_checking
+        if not wanted or not isinstance(pl_module, GenerativeModule):
+            return
+        labels = None
+        if pl_module.spec.num_classes:
+            labels = torch.arange(self.n, device=pl_module.device) % pl_module.spec.num_classes
+        generator = torch.Generator(pl_module.device).manual_seed(keyed_seed(pl_module.seed, "grid"))
+        with evaluating(pl_module):
+            levels = pl_module.sample(self.n, labels, generator=generator)
+        sheet = grid_picture(levels, pl_module.spec, self.columns)
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_png(sheet, self.folder / f"{pl_module.images_seen:012d}.png")
+        pixels = np.asarray(sheet.convert("RGB"))
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("samples", [pixels])
+            elif isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("samples", pixels, pl_module.images_seen, dataformats="HWC")

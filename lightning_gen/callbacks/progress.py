@@ -1,0 +1,116 @@
+"""The progress bar: images seen, images per second, time left, losses and figures."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
+
+from lightning_gen.callbacks.budget import Budget
+from lightning_gen.callbacks.evaluation import GenerativeEvaluation
+from lightning_gen.callbacks.train_log import TrainLog
+
+REDRAW_SECONDS = 0.2
+
+
+class ImagesProgressBar(ProgressBar):
+    """One bar over the budget, in images or minutes; a plain line per evaluation where the output is no terminal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: tqdm | None = None
+        self._enabled = True
+        self._next = 0.0
+        self._timed = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        tqdm.write(" ".join(map(str, args)), file=sys.stderr)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self._budget = next((callback for callback in trainer.callbacks if isinstance(callback, Budget)), None)
+        self._evaluation = next((c for c in trainer.callbacks if isinstance(c, GenerativeEvaluation)), None)
+        self._train_log = next((c for c in trainer.callbacks if isinstance(c, TrainLog)), None)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._enabled or self._budget is None or not sys.stderr.isatty():
+            return
+        self._timed = self._budget.images is None and self._budget.minutes is not None
+        total = 60 * self._budget.minutes if self._timed else self._budget.images
+        done = self._budget.seconds if self._timed else pl_module.images_seen
+        self._bar = tqdm(
+            total=total,
+            initial=round(done),
+            unit="s" if self._timed else " img",
+            unit_scale=not self._timed,
+            bar_format="{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt}{unit} [{elapsed}<{remaining}{postfix}]",
+            dynamic_ncols=True,
+            leave=True,
+            file=sys.stderr,
+        )
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if self._bar is None or (now := time.monotonic()) < self._next:
+            return
+        self._next = now + REDRAW_SECONDS
+        self._draw(pl_module)
+
+    def _draw(self, pl_module: LightningModule) -> None:
+        done = self._budget.seconds if self._timed else pl_module.images_seen
+        self._bar.n = min(round(done), self._bar.total)
+        self._bar.set_postfix_str(self._figures(), refresh=True)
+
+    def _figures(self) -> str:
+        shown = {}
+        if self._train_log is not None:
+            latest = self._train_log.latest
+            if "train/images_per_second" in latest:
+                shown["img/s"] = f"{latest['train/images_per_second']:,.0f}"
+            shown |= {name[6:]: f"{value:.3g}" for name, value in latest.items() if name.startswith("train/loss")}
+        return ", ".join(f"{name} {value}" for name, value in (shown | self._scores()).items())
+
+    def _scores(self) -> dict[str, str]:
+        if self._evaluation is None:
+            return {}
+        results = self._evaluation.results
+        wanted = [name for name in results if name.removeprefix("val/").startswith("fid")] or list(results)[:2]
+        return {name.removeprefix("val/"): f"{results[name]:.3g}" for name in wanted}
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str("evaluating ...", refresh=True)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not self._enabled or self._evaluation is None:
+            return
+        line = f"{pl_module.images_seen:>12,} images  " + "  ".join(
+            f"{name.removeprefix('val/')} {value:.4g}" for name, value in self._evaluation.results.items()
+        )
+        if self._bar is None:
+            print(line, file=sys.stderr, flush=True)
+        else:
+            self._bar.write(line, file=sys.stderr)
+            self._draw(pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._bar is not None:
+            self._draw(pl_module)
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,187 @@
+"""What a run leaves behind: metrics.csv, config.yaml, summary.json and the last line on the screen."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+import sys
+from argparse import Namespace
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+import lightning_gen
+from lightning_gen.callbacks.budget import Budget
+from lightning_gen.callbacks.signals import RunInterrupted
+from lightning_gen.files import write_text
+from lightning_gen.runs import FINISHED, RUNNING, RunFolder, read_metrics, write_metrics
+
+
+class MetricsCSV(Logger):
+    """Append figures to metrics.csv of the run's folder, one row a call, by images seen."""
+
+    def __init__(self, folder: RunFolder | None):
+        super().__init__()
+        self.folder = folder
+        self._header: list[str] | None = None
+
+    @property
+    def name(self) -> str | None:
+        return None if self.folder is None else self.folder.path.parent.name
+
+    @property
+    def version(self) -> str | None:
+        return None if self.folder is None else self.folder.path.name
+
+    @property
+    def save_dir(self) -> str | None:
+        return None if self.folder is None else str(self.folder.path)
+
+    @property
+    def log_dir(self) -> str | None:
+        """The run's folder."""
+        return self.save_dir
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: config.yaml has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if self.folder is None:
+            return
+        path = self.folder.path / "metrics.csv"
+        row = {"images_seen": step, **{name: float(value) for name, value in metrics.items()}}
+        if self._header is None:
+            self._header, _ = read_metrics(path)
+        missing = [name for name in row if name not in self._header]
+        if missing or not path.is_file():
+            _, rows = read_metrics(path)
+            self._header += missing
+            write_metrics(path, self._header, [*rows, row])
+            return
+        with path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self._header).writerow(row)
+
+
+class Recorder(Callback):
+    """Write config.yaml and summary.json into the run's folder, and cut metrics.csv back when a run is resumed.
+
+    Args:
+        folder: the run's folder, or None on other ranks and in trial runs.
+        config: text of the complete config.
+        resumed: whether the run goes on in a folder that was there before.
+    """
+
+    def __init__(self, folder: RunFolder | None, config: str, resumed: bool = False):
+        self.folder = folder
+        self.config = config
+        self.resumed = resumed
+        self.last: dict[str, float] = {}
+        self.best: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last": self.last, "best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.last, self.best = dict(state_dict["last"]), dict(state_dict["best"])
+
+    def note(self, metrics: dict[str, float], higher_is_better: dict[str, bool]) -> None:
+        """Keep the last value of every figure, and the best of those whose direction is known."""
+        self.last |= metrics
+        for name, higher in higher_is_better.items():
+            value = metrics[name]
+            known = self.best.get(name)
+            if value == value and (known is None or (value > known if higher else value < known)):
+                self.best[name] = value
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.folder is None:
+            return
+        path = self.folder.path / "config.yaml"
+        if self.resumed:
+            self.folder.cut_metrics(pl_module.images_seen)
+            if path.is_file() and path.read_text(encoding="utf-8") != self.config:
+                path.replace(path.with_name(f"config.until-{pl_module.images_seen}.yaml"))
+        write_text(path, self.config)
+        self.write(trainer, pl_module, RUNNING)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self.write(trainer, pl_module, RUNNING)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.write(trainer, pl_module, FINISHED)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        stopped = isinstance(exception, RunInterrupted | KeyboardInterrupt)
+        if self.folder is not None and (self.folder.path / "summary.json").is_file():
+            self.write(trainer, pl_module, "interrupted" if stopped else "failed")
+
+    def write(self, trainer: Trainer, pl_module: LightningModule, status: str) -> None:
+        """Write summary.json."""
+        if self.folder is None:
+            return
+        budget = next((callback for callback in trainer.callbacks if isinstance(callback, Budget)), None)
+        self.folder.write_summary(
+            {
+                "status": status,
+                "last": self.last,
+                "best": self.best,
+                "images_seen": pl_module.images_seen,
+                "skipped_steps": pl_module.skipped_steps,
+                "seconds": None if budget is None else round(budget.seconds, 3),
+                "parameters": {
+                    name: sum(p.numel() for p in part.parameters()) for name, part in pl_module.named_children()
+                },
+                "seed": pl_module.seed,
+                "ranks": trainer.world_size,
+                "precision": str(trainer.precision),
+                "device": device_name(pl_module.device),
+                "versions": package_versions(),
+                "git_commit": git_commit(),
+                "command": sys.argv,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+            }
+        )
+
+
+def device_name(device: torch.device) -> str:
+    """Return what the device is called."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions that figures depend on."""
+    names = ("torch", "lightning", "torchmetrics", "torchvision", "torch-fidelity", "numpy")
+    return {
+        "lightning-gen": lightning_gen.__version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in names},
+    }
+
+
+def git_commit() -> str | None:
+    """Return the commit of the working directory's repository, with ``+`` where files are changed; None outside one."""
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        ).stdout
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.strip() + ("+" if changed.strip() else "")

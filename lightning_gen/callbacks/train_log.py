@@ -1,0 +1,45 @@
+"""Training figures: running means, images per second, learning rates."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class TrainLog(Callback):
+    """Log the running means that the model tracks as ``train/<name>``, every ``trainer.log_every_n_steps`` steps.
+
+    Images per second (``train/images_per_second``) leave evaluation and checkpoints out.
+    """
+
+    def __init__(self) -> None:
+        self._since = 0.0
+        self._images = 0
+        self._steps = 0
+        self.latest: dict[str, float] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restart(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self._restart(pl_module)
+
+    def _restart(self, pl_module: LightningModule) -> None:
+        self._since, self._images, self._steps = time.perf_counter(), pl_module.images_seen, 0
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self._steps += 1
+        if self._steps < trainer.log_every_n_steps:
+            return
+        seconds = time.perf_counter() - self._since
+        figures = {f"train/{name}": value for name, value in pl_module.tracked().items()}
+        figures["train/images_per_second"] = (pl_module.images_seen - self._images) / seconds
+        if pl_module.skipped_steps:
+            figures["train/skipped_steps"] = float(pl_module.skipped_steps)
+        self.latest = figures
+        for logger in trainer.loggers:
+            logger.log_metrics(figures, step=pl_module.images_seen)
+        self._restart(pl_module)

@@ -1,0 +1,99 @@
+"""lightning sample: draw images from a checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lightning_gen.callbacks.grid import grid_picture, picture, save_png, to_pixels
+from lightning_gen.commands.common import (
+    CommandParser,
+    add_model_options,
+    load_generator,
+    positive,
+    split_sampler_options,
+)
+from lightning_gen.errors import InputError
+from lightning_gen.models import GenerativeModule
+from lightning_gen.models.base import keyed_seed
+
+
+def run(args: Sequence[str]) -> None:
+    """Draw images; ``lightning sample --help`` lists the options."""
+    rest, sampler_options = split_sampler_options(args)
+    parser = CommandParser(
+        prog="lightning sample",
+        description="Draw images from a checkpoint: DIR/00000.png ..., DIR/samples.npy (uint8 levels (N, C, H, W)) and, "
+        "where the model takes labels, DIR/labels.npy. Options of the model's sampler are --sampler.NAME, such as "
+        "--sampler.temperature 0.8.",
+    )
+    add_model_options(parser)
+    parser.add_argument("--n", type=positive, default=64, help="How many images.")
+    parser.add_argument("--out", type=str, required=True, help="Folder to make; must be empty or not exist.")
+    parser.add_argument("--labels", type=list[int] | None, default=None, help="Classes to draw, repeated in turn.")
+    parser.add_argument(
+        "--grid", type=str | None, default=None, help="Also write all images as one picture to this file."
+    )
+    options = parser.parse_args(rest)
+    out = Path(options.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out {out} exists and is not an empty folder: choose another")
+    model, _ = load_generator(options, sampler_options)
+    labels = choose_labels(model, options.n, options.labels)
+    levels = draw(model, options.n, labels, options.batch_size, options.seed)
+    write_samples(levels, labels if model.conditional else None, model, out)
+    if options.grid:
+        save_png(grid_picture(levels, model.spec), Path(options.grid))
+    print(f"{options.n} images written to {out}", file=sys.stderr)
+
+
+def choose_labels(model: GenerativeModule, n: int, wanted: Sequence[int] | None) -> torch.Tensor | None:
+    """Return labels (n,): the wanted classes in turn, else every class in turn; None for a model without labels.
+
+    Raises:
+        InputError: for classes that the model does not have.
+    """
+    if not model.conditional:
+        if wanted:
+            raise InputError(f"this {type(model).__name__} is not class-conditional: leave --labels out")
+        return None
+    classes = list(range(model.spec.num_classes)) if not wanted else list(wanted)
+    unknown = [label for label in classes if not 0 <= label < model.spec.num_classes]
+    if unknown:
+        raise InputError(f"--labels {unknown[0]}: classes are 0 .. {model.spec.num_classes - 1}")
+    return torch.tensor(classes).repeat(-(-n // len(classes)))[:n]
+
+
+def draw(model: GenerativeModule, n: int, labels: torch.Tensor | None, batch_size: int, seed: int) -> torch.Tensor:
+    """Return levels (n, C, H, W) on the CPU."""
+    generator = torch.Generator(model.device).manual_seed(keyed_seed(seed, "sample"))
+    batches = []
+    for start in range(0, n, batch_size):
+        size = min(batch_size, n - start)
+        own = None if labels is None else labels[start : start + size].to(model.device)
+        batches.append(model.sample(size, own, generator=generator).cpu())
+    return torch.cat(batches)
+
+
+def write_samples(levels: torch.Tensor, labels: torch.Tensor | None, model: GenerativeModule, out: Path) -> None:
+    """Write PNGs and arrays into ``out``, which appears only when everything is in it."""
+    unfinished = out.with_name(f".{out.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        unfinished.mkdir(parents=True)
+        width = max(5, len(str(len(levels) - 1)))
+        for i, pixels in enumerate(to_pixels(levels, model.spec)):
+            picture(pixels).save(unfinished / f"{i:0{width}d}.png")
+        np.save(unfinished / "samples.npy", levels.numpy())
+        if labels is not None:
+            np.save(unfinished / "labels.npy", labels.numpy())
+        if out.exists():
+            out.rmdir()
+        unfinished.rename(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,0 +1,468 @@
+"""fit, validate, test and predict: LightningCLI with the project's own groups, run folder and error lines."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import Namespace, set_parsing_settings
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
+
+from lightning_gen.callbacks import (
+    EMA,
+    Budget,
+    Checkpoints,
+    ExactResume,
+    GenerativeEvaluation,
+    GracefulStop,
+    ImagesProgressBar,
+    MetricsCSV,
+    Recorder,
+    RunInterrupted,
+    SampleGrid,
+    TrainLog,
+)
+from lightning_gen.cli import TRAINING, fail
+from lightning_gen.commands.messages import condense
+from lightning_gen.errors import InputError
+from lightning_gen.files import write_json
+from lightning_gen.models import ImageModule, read_checkpoint
+from lightning_gen.models.base import CHECKPOINT_KEY, TrainingDiverged
+from lightning_gen.runs import CHILD_VARIABLE, RunFolder, run_of_checkpoint
+from lightning_gen.spec import ImageSpec
+
+REFUSED_LENGTHS = ("max_epochs", "max_steps", "max_time", "min_epochs", "min_steps")
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose errors are one line, and whose exit code for them is 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        raise InputError(condense(message, self))
+
+
+class RunOptions:
+    """Where a run is kept, and how many threads it uses.
+
+    Args:
+        root: folder of all runs.
+        experiment: name of the folder of this run's versions; null takes the name of the first config file.
+        threads: CPU threads of torch in each process; null leaves torch's choice. Small models are fastest with 1.
+    """
+
+    def __init__(self, root: str = "runs", experiment: str | None = None, threads: int | None = None):
+        if threads is not None and threads < 1:
+            raise InputError(f"run.threads must be at least 1, got {threads}")
+        self.root = root
+        self.experiment = experiment
+        self.threads = threads
+
+
+class TrainingCLI(LightningCLI):
+    """LightningCLI in subclass mode, with the groups run, budget, ema, evaluation, checkpoint and grid."""
+
+    def __init__(self, verb: str, args: Sequence[str]):
+        self.verb = verb
+        self.arguments = list(args)
+        self.folder: RunFolder | None = None
+        self.resumed = False
+        self.checkpoint_path: Path | None = None
+        super().__init__(
+            model_class=ImageModule,
+            datamodule_class=LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={"parser_mode": "omegaconf+"},
+            trainer_defaults={"max_epochs": -1, "num_sanity_val_steps": 0, "enable_model_summary": False},
+            args=self.arguments,
+        )
+
+    # --- the parser -----------------------------------------------------------------------------------------------
+
+    def subcommands(self) -> dict[str, set[str]]:
+        # A parser for each of the four verbs would double the time to the first step.
+        return {verb: skip for verb, skip in super().subcommands().items() if verb == self.verb}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_class_arguments(RunOptions, "run")
+        parser.add_lightning_class_args(Budget, "budget")
+        parser.add_lightning_class_args(EMA, "ema")
+        parser.add_lightning_class_args(GenerativeEvaluation, "evaluation")
+        parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        parser.add_lightning_class_args(SampleGrid, "grid")
+        if self.verb == "fit":
+            parser.add_argument("--init_from", type=str | None, default=None, help="Checkpoint to take weights from.")
+        parser.link_arguments("data", "model.init_args.spec", compute_fn=_spec_of, apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        if len(self.arguments) == 1:
+            raise InputError(f"which model and data? give --config FILE ({TRAINING[self.verb]})")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+            super().parse_arguments(parser, args)
+        self.options = self.config[self.verb]
+        for key in ("model", "data"):
+            if not self.options.get(key):
+                raise InputError(f"no {key}: give --config FILE, or --{key} CLASS")
+        for key in REFUSED_LENGTHS:
+            if self.options.trainer.get(key) not in (None, -1):
+                raise InputError(
+                    f"trainer.{key}: a run's length is given in images or minutes: --budget.images N, --budget.minutes M"
+                )
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: a checkpoint never overrides the config."""
+
+    # --- the run's folder -----------------------------------------------------------------------------------------
+
+    @property
+    def experiment(self) -> str:
+        """Name of the folder of this run's versions."""
+        if self.options.run.experiment:
+            return self.options.run.experiment
+        files = [
+            value.partition("=")[2] if value.startswith("--config=") else self.arguments[i + 1]
+            for i, value in enumerate(self.arguments)
+            if value in ("--config", "-c") or value.startswith("--config=")
+        ]
+        files = [file for file in files if not file.lstrip().startswith("{")]
+        if (
+            files and Path(files[0]).name == "config.yaml"
+        ):  # a run's own config: its experiment is in it, or the folder's
+            return Path(files[0]).resolve().parent.parent.name
+        return Path(files[0]).stem if files else self.options.model.class_path.rpartition(".")[2].lower()
+
+    def before_instantiate_classes(self) -> None:
+        if self.options.run.threads is not None:
+            torch.set_num_threads(self.options.run.threads)
+        self.experiment_name = self.experiment
+        self.options.run.experiment = self.experiment_name
+        self._find_checkpoint()
+        if self.verb == "fit" and not self.options.trainer.fast_dev_run:
+            self._choose_folder()
+
+    def _find_checkpoint(self) -> None:
+        given = self.options.get("ckpt_path")
+        if given is None:
+            if self.verb != "fit":
+                raise InputError(f"{self.verb} what? give --ckpt_path FILE, or last or best (of the newest run)")
+            return
+        if self.verb == "fit" and self.options.get("init_from"):
+            raise InputError("--ckpt_path goes on with a run, --init_from starts a new one: give one of them")
+        root = self.options.run.root
+        if given == "last" and self.verb == "fit":
+            self.folder, self.resumed = RunFolder.unfinished(root, self.experiment_name), True
+            path = self.folder.last
+        elif given in ("last", "best"):
+            if self.verb == "fit":
+                raise InputError("--ckpt_path best: training goes on from last, or from a file")
+            folder = RunFolder.newest(root, self.experiment_name)
+            path = getattr(folder, given)
+            if not path.is_file():
+                raise InputError(f"{folder.path} has no {given} checkpoint: set checkpoint.monitor, or use last")
+        else:
+            path = Path(given)
+            if self.verb == "fit" and path.name == "last.ckpt" and (folder := run_of_checkpoint(path)):
+                folder.refuse_if_running()
+                self.folder, self.resumed = folder, True
+        self.checkpoint = read_checkpoint(path)
+        self.checkpoint_path = path
+        self.options.ckpt_path = str(path)
+
+    def _choose_folder(self) -> None:
+        if CHILD_VARIABLE in os.environ:  # another rank on this machine: the first one chose
+            self.folder = RunFolder(os.environ[CHILD_VARIABLE])
+        elif rank_zero_only.rank == 0:
+            self.folder = self.folder or RunFolder.new(self.options.run.root, self.experiment_name)
+            os.environ[CHILD_VARIABLE] = str(self.folder.path)
+        for logger in _listed(self.options.trainer.get("logger")):
+            self._place_logger(logger)
+
+    def _place_logger(self, logger: Namespace) -> None:
+        """Let further loggers write into the run's folder, unless the config sends them elsewhere."""
+        name = logger.class_path.rpartition(".")[2]
+        if self.folder is None or name not in ("WandbLogger", "TensorBoardLogger"):
+            return
+        arguments = logger.init_args
+        if arguments.get("save_dir") in (None, ".", ""):
+            arguments.save_dir = str(self.folder.path)
+        if name == "TensorBoardLogger" and arguments.get("version") is None:
+            arguments.name, arguments.version = "", "tensorboard"
+        if name == "WandbLogger":
+            if arguments.get("name") is None:
+                arguments.name = f"{self.experiment_name}/{self.folder.path.name}"
+            if not arguments.get("offline") and not wandb_has_key():
+                arguments.offline = True
+
+    # --- objects --------------------------------------------------------------------------------------------------
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except BaseException:
+            if self.folder is not None and not self.resumed:
+                self.folder.discard_if_empty()
+            raise
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        options = self.options.trainer
+        extra = self.config_init[self.verb].trainer.get("logger")
+        loggers = [] if isinstance(extra, bool | None) else extra if isinstance(extra, list) else [extra]
+        if options.get("enable_checkpointing") is None:
+            kwargs["enable_checkpointing"] = True
+        if self.verb == "fit":
+            kwargs["logger"] = False if options.fast_dev_run else [MetricsCSV(self._own_folder()), *loggers]
+        else:
+            kwargs["logger"] = False
+        return super().instantiate_trainer(**kwargs)
+
+    def _own_folder(self) -> RunFolder | None:
+        return self.folder if rank_zero_only.rank == 0 else None
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
+        folder = self._own_folder()
+        averages = [callback for callback in callbacks if isinstance(callback, EMA)]
+        others = [callback for callback in callbacks if not isinstance(callback, EMA)]
+        own = [*averages, TrainLog(), *others, Recorder(folder, self.complete_config(), self.resumed), ExactResume()]
+        if config.get("enable_progress_bar") in (None, True):
+            own.append(ImagesProgressBar())
+        # The signal comes last but for checkpoints, which Lightning always puts at the end: all state is settled then.
+        return super()._instantiate_trainer(config, [*own, GracefulStop()])
+
+    def complete_config(self) -> str:
+        """Return the text of a config that runs this again: every default written out, no checkpoint."""
+        config = self.options.clone()
+        for key in ("ckpt_path", "init_from", "config", "weights_only"):
+            config.pop(key, None)
+        parser = self._parser(self.verb)
+        text = parser.dump(config, skip_none=False, skip_validation=True)
+        plain = {key: value for key, value in yaml.safe_load(text).items() if key not in ("ckpt_path", "init_from")}
+        return yaml.safe_dump(plain, sort_keys=False, width=120)
+
+    # --- verbs ----------------------------------------------------------------------------------------------------
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        arguments = super()._prepare_subcommand_kwargs(subcommand)
+        arguments["weights_only"] = True  # a checkpoint is plain data: nothing in it may run
+        return arguments
+
+    def fit(self, model: ImageModule, **arguments: Any) -> None:
+        model.description()  # what a checkpoint could not hold is said now, not at the first save
+        if self.options.init_from:
+            initialise_from(model, Path(self.options.init_from))
+        if self.checkpoint_path is not None:
+            self._report_differences(model)
+        self._introduce(model)
+        started = time.monotonic()
+        self.trainer.fit(model, **arguments)
+        if self.folder is not None and rank_zero_only.rank == 0:
+            self._conclude(model, time.monotonic() - started)
+
+    def _report_differences(self, model: ImageModule) -> None:
+        stored = self.checkpoint[CHECKPOINT_KEY]
+        for line in differences(stored["model"], model.description(), "model"):
+            say(f"note: {line} (the config counts, not the checkpoint)")
+        if stored["seed"] != model.seed:
+            say(f"note: the run began with seed {stored['seed']} and keeps it for its noise")
+
+    def _introduce(self, model: ImageModule) -> None:
+        sizes = ", ".join(
+            f"{name} {sum(p.numel() for p in part.parameters()):,}" for name, part in model.named_children()
+        )
+        spec = model.spec
+        verb = "continuing" if self.resumed else "training"
+        where = f" in {self.folder.path}" if self.folder is not None else ""
+        say(
+            f"{verb} {type(model).__name__} ({sizes} parameters) on images {spec.channels}x{spec.height}x{spec.width}{where}"
+        )
+
+    def _conclude(self, model: ImageModule, seconds: float) -> None:
+        recorder = next(callback for callback in self.trainer.callbacks if isinstance(callback, Recorder))
+        figures = ", ".join(
+            f"{name} {value:.4g}"
+            for name, value in recorder.last.items()
+            if name.removeprefix("val/").startswith("fid")
+        )
+        say(
+            f"done: {model.images_seen:,} images in {seconds:,.0f} s"
+            + (f", {figures}" if figures else "")
+            + f"; results are in {self.folder.path} (samples/, metrics.csv, summary.json, checkpoints/)"
+        )
+
+    def validate(self, **arguments: Any) -> None:
+        self._score("val", self.trainer.validate, arguments)
+
+    def test(self, **arguments: Any) -> None:
+        self._score("test", self.trainer.test, arguments)
+
+    def _score(self, part: str, loop: Any, arguments: dict[str, Any]) -> None:
+        loop(verbose=False, **{key: value for key, value in arguments.items() if key != "verbose"})
+        if rank_zero_only.rank:
+            return
+        results = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        if not results:
+            raise InputError("nothing to report: give evaluation.extractor and evaluation.metrics")
+        for name, value in results.items():
+            print(f"{name:<32} {value:.6g}")
+        folder = run_of_checkpoint(self.checkpoint_path)
+        if folder is not None:
+            report = {**results, "checkpoint": str(self.checkpoint_path), "images_seen": self.model.images_seen}
+            evaluation = next(c for c in self.trainer.callbacks if isinstance(c, GenerativeEvaluation))
+            if evaluation.suite is not None:
+                report |= evaluation.suite.description()
+            write_json(folder.path / f"{self.verb}.json", report)
+            say(f"written to {folder.path / f'{self.verb}.json'}")
+
+    def predict(self, **arguments: Any) -> None:
+        import numpy as np
+
+        drawn = self.trainer.predict(**arguments)
+        if drawn and not rank_zero_only.rank:
+            path = Path("predictions.npy")
+            np.save(path, torch.cat(drawn).cpu().numpy())
+            say(f"{sum(map(len, drawn))} images written to {path}")
+
+
+def _spec_of(data: LightningDataModule) -> ImageSpec:
+    if not hasattr(data, "spec"):
+        raise InputError(f"{type(data).__name__} has no attribute spec: a data module must say what its images are")
+    return data.spec
+
+
+def _listed(logger: Any) -> list[Namespace]:
+    loggers = logger if isinstance(logger, list) else [logger]
+    return [item for item in loggers if isinstance(item, Namespace)]
+
+
+def wandb_has_key() -> bool:
+    """Whether the user has logged in to W&B: looked up without a network and without asking."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    if os.environ.get("WANDB_MODE"):
+        return True  # the user chose a mode: it is not ours to change
+    netrc = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
+    return netrc.is_file() and "wandb" in netrc.read_text(errors="ignore")
+
+
+def initialise_from(model: ImageModule, path: Path) -> None:
+    """Take from a checkpoint the (averaged) weights whose names and shapes fit, and say what could not be used.
+
+    Raises:
+        InputError: where nothing fits.
+    """
+    checkpoint = read_checkpoint(path)
+    stored = dict(checkpoint["state_dict"])
+    for name, average in checkpoint.get("ema", {}).items():
+        stored |= {(key if name == "model" else f"{name}.{key}"): value for key, value in average.items()}
+    own = model.state_dict()
+    fitting = {name: value for name, value in stored.items() if name in own and own[name].shape == value.shape}
+    if not fitting:
+        raise InputError(f"--init_from {path}: no weight in it fits this model")
+    model.load_state_dict(fitting, strict=False)
+    say(f"took {len(fitting)} of {len(own)} tensors from {path}")
+    kept = [name for name in own if name not in fitting]
+    unused = [name for name in stored if name not in fitting]
+    for what, names in {"left as initialised": kept, "not used": unused}.items():
+        if names:
+            say(f"{what}: {', '.join(names[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else ""))
+
+
+def differences(old: Any, new: Any, where: str) -> list[str]:
+    """Return one line per value that differs between two descriptions."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = []
+        for key in [*new, *(key for key in old if key not in new)]:
+            if key not in old or key not in new:
+                # written out by one side only: a default, as a config's factories hold every argument
+                continue
+            lines += differences(old[key], new[key], where if key == "init_args" else f"{where}.{key}")
+        return lines
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [
+            line for i, (a, b) in enumerate(zip(old, new, strict=True)) for line in differences(a, b, f"{where}[{i}]")
+        ]
+    return [] if old == new else [f"{where} was {old} in the checkpoint and is {new}"]
+
+
+def say(message: str) -> None:
+    """Print a line on stderr, once over all ranks."""
+    if rank_zero_only.rank == 0:
+        print(message, file=sys.stderr, flush=True)
+
+
+def quieten() -> None:
+    """Leave the screen to the run: no banners of the libraries below."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists.*")
+    warnings.filterwarnings("ignore", message=".*Unable to serialize instance.*")
+
+
+def run(verb: str, args: Sequence[str]) -> None:
+    """Run one of the training verbs; see :func:`lightning_gen.cli.main` for exit codes."""
+    quieten()
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True, subclasses_enabled=[ImageSpec])
+    environment = os.environ.get(CHILD_VARIABLE)
+    cli = None
+    try:
+        cli = TrainingCLI.__new__(TrainingCLI)
+        cli.__init__(verb, args)
+    except RunInterrupted as stop:
+        if rank_zero_only.rank:
+            return
+        again = f"lightning {' '.join(args)}" + ("" if "--ckpt_path" in args else " --ckpt_path last")
+        say(f"stopped by {stop}, everything is saved; to go on: {again}")
+        raise SystemExit(128 + stop.signum) from None
+    except KeyboardInterrupt:
+        say("stopped at once; the last checkpoint is as it was")
+        raise SystemExit(128 + signal.SIGINT) from None
+    except InputError:
+        raise
+    except TrainingDiverged as error:
+        fail(f"training diverged: {error}", 1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        fail(f"the disk is full ({error.filename or 'while writing'}): free some space; {_last_good(cli)}", 1)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        fail(
+            f"out of memory: lower --data.batch_size or --evaluation.batch_size, or a network's width; {_last_good(cli)}",
+            1,
+        )
+    finally:
+        if environment is None:
+            os.environ.pop(CHILD_VARIABLE, None)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error).lower() for words in ("out of memory", "can't allocate memory", "not enough memory"))
+
+
+def _last_good(cli: TrainingCLI | None) -> str:
+    folder = getattr(cli, "folder", None)
+    if folder is None or not folder.last.is_file():
+        return "no checkpoint was written yet"
+    return f"the last good checkpoint is {folder.last}, go on from it with --ckpt_path last"

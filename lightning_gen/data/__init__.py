@@ -1,0 +1,26 @@
+"""Sources of images, and the one data module that makes batches of them."""
+
+from lightning_gen.data.augment import Augmentation, HorizontalFlip, RandomShift
+from lightning_gen.data.cifar10 import CIFAR10
+from lightning_gen.data.digits import Digits
+from lightning_gen.data.fashion_mnist import FashionMNIST
+from lightning_gen.data.folder import ImageFolder
+from lightning_gen.data.module import ImageDataModule
+from lightning_gen.data.source import Batch, Images, Source
+from lightning_gen.data.stream import EvalLoader, TrainStream
+
+__all__ = [
+    "CIFAR10",
+    "Augmentation",
+    "Batch",
+    "Digits",
+    "EvalLoader",
+    "FashionMNIST",
+    "HorizontalFlip",
+    "ImageDataModule",
+    "ImageFolder",
+    "Images",
+    "RandomShift",
+    "Source",
+    "TrainStream",
+]

@@ -1,0 +1,126 @@
+"""Random changes of training images, made in batch on the device where the batch lies."""
+
+import hashlib
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_gen.errors import InputError
+from lightning_gen.spec import ImageSpec
+
+
+class Draw:
+    """The random numbers of one global batch, of which a rank sees its own slice.
+
+    They come from a CPU generator keyed on (seed, purpose, images seen), so an augmented batch depends neither on the
+    number of ranks nor on the device, and resuming repeats it exactly.
+
+    Args:
+        seed: seed of the run.
+        position: images seen when the step begins.
+        batch_size: images B per rank.
+        rank: this process.
+        world_size: number of processes.
+        device: where the numbers are wanted.
+        purpose: keeps draws for different ends apart.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        position: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+        purpose: str = "augment",
+    ) -> None:
+        self.batch_size, self.rank, self.world_size, self.device = batch_size, rank, world_size, device
+        key = hashlib.blake2b(f"{seed}/{purpose}/{position}".encode(), digest_size=8).digest()
+        self._generator = torch.Generator().manual_seed(int.from_bytes(key, "little"))
+
+    def uniform(self, columns: int) -> Tensor:
+        """Return the next (B, columns) numbers, float32 in [0, 1): this rank's rows of the global batch's."""
+        numbers = torch.rand(self.world_size * self.batch_size, columns, generator=self._generator)
+        if self.world_size > 1:
+            numbers = numbers[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
+        return numbers.to(self.device)
+
+
+class Augmentation(ABC):
+    """A random change of images that keeps their shape and range.
+
+    Every argument of ``__init__`` is kept, as plain data, in an attribute of the same name.
+    """
+
+    @abstractmethod
+    def __call__(self, levels: Tensor, draw: Draw) -> Tensor:
+        """Return changed levels, uint8 (B, C, H, W) like ``levels``, which stay as they were; chance is in ``draw``."""
+
+    def check(self, spec: ImageSpec) -> None:  # noqa: B027 (optional hook)
+        """Raise InputError if this cannot be applied to images of ``spec``."""
+
+
+class HorizontalFlip(Augmentation):
+    """Mirror each image left to right with probability p.
+
+    Args:
+        p: probability, 0 to 1.
+
+    Raises:
+        InputError: for p outside [0, 1].
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        if not 0 <= p <= 1:
+            raise InputError(f"HorizontalFlip.p must be a probability between 0 and 1, got {p}")
+        self.p = p
+
+    def __call__(self, levels: Tensor, draw: Draw) -> Tensor:
+        """Return ``levels`` with rows reversed where a uniform number falls below p."""
+        flipped = draw.uniform(1).lt_(self.p).bool().view(-1, 1, 1, 1)
+        return torch.where(flipped, levels.flip(-1), levels)
+
+
+class RandomShift(Augmentation):
+    r"""Move each image by whole pixels, (dy, dx) uniform on :math:`\{-p, ..., p\}^2`, and fill what is uncovered.
+
+    Args:
+        pixels: largest move p, at least 0 and below the image's height and width.
+        fill: level of the uncovered pixels.
+
+    Raises:
+        InputError: for ``pixels`` or ``fill`` out of range.
+    """
+
+    def __init__(self, pixels: int = 1, fill: int = 0) -> None:
+        if pixels < 0:
+            raise InputError(f"RandomShift.pixels must not be negative, got {pixels}")
+        if not 0 <= fill <= 255:
+            raise InputError(f"RandomShift.fill must be a level between 0 and 255, got {fill}")
+        self.pixels = pixels
+        self.fill = fill
+
+    def check(self, spec: ImageSpec) -> None:
+        """Raise InputError where the move would empty images of ``spec``, or the fill is no level of theirs."""
+        if self.pixels >= min(spec.height, spec.width):
+            raise InputError(
+                f"RandomShift.pixels must be below the image's {spec.height} x {spec.width} pixels, got {self.pixels}"
+            )
+        if self.fill >= spec.levels:
+            raise InputError(f"RandomShift.fill must be a level 0 .. {spec.levels - 1}, got {self.fill}")
+
+    def __call__(self, levels: Tensor, draw: Draw) -> Tensor:
+        """Return the moved ``levels``."""
+        batch, channels, height, width = levels.shape
+        span = 2 * self.pixels + 1
+        # int(u * span) is uniform on 0 .. span - 1; float32 u < 1 and small spans cannot round up to span.
+        corner = draw.uniform(2).mul_(span).long()
+        padded = F.pad(levels, (self.pixels,) * 4, value=self.fill)
+        rows = corner[:, :1] + torch.arange(height, device=levels.device)
+        columns = corner[:, 1:] + torch.arange(width, device=levels.device)
+        stride = width + 2 * self.pixels
+        places = (rows[:, :, None] * stride + columns[:, None, :]).view(batch, 1, -1).expand(-1, channels, -1)
+        return padded.flatten(2).gather(2, places).view_as(levels)

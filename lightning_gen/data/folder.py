@@ -1,0 +1,275 @@
+"""A folder of image files of any size."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from lightning_gen.data.decode import SUFFIXES, Chunk, Decoder, Unreadable, channels_of, decode_all
+from lightning_gen.data.source import Images, Source, cache_folder
+from lightning_gen.data.store import Decoded, decode_to_disk, decode_to_memory, key_of, open_store
+from lightning_gen.errors import InputError
+from lightning_gen.spec import ImageSpec
+
+log = logging.getLogger(__name__)
+
+MEMORY_LIMIT = 2 * 2**30
+PARTS = ("train", "val", "test")
+# Names that mean a split folder; as class folders they would be a mistake that nobody notices.
+SPLIT_LIKE = {"train", "training", "val", "valid", "validation", "test", "testing"}
+# Part of the key of the disk cache: raise it when decoding gives other pixels.
+DECODING = 1
+
+
+class ImageFolder(Source):
+    """Image files in a folder, brought to one size.
+
+    ``root`` holds either the images themselves (no labels) or one folder per class (searched to any depth; classes
+    are numbered in the order of their names), or split folders ``train/`` and perhaps ``val/`` and ``test/`` that do.
+    A part without a folder is split off the training images: 10 % of them for test, 10 % for val, rounded, at least
+    one, by the permutation ``numpy.random.default_rng(split_seed)`` of the files in the order of their names.
+
+    An image is turned upright (EXIF), converted to the wanted channels, cut around its centre to the aspect of
+    ``size``, and resized by Pillow's antialiased bicubic filter; one of that very size keeps its pixels. 16-bit pixels
+    are rounded to 8 bits, palettes count as colour, animations give their first frame, and names that begin with a dot
+    are passed over.
+
+    Args:
+        root: the folder.
+        size: height and width of the result: one number, or [height, width].
+        channels: 1 (grey) or 3 (RGB) converts all images; None takes those of the first image and refuses others.
+        labels: False takes subfolders for mere folders, and the images as unlabelled.
+        background: grey level 0 to 255 put behind transparent pixels; None refuses images that have any.
+        on_error: "raise" stops at a broken image, "skip" leaves it out and reports their number in one log line.
+        cache: where decoded images live: "memory", "disk" (a memory-mapped file under ``~/.cache/lightning_gen``, see
+            ``LIGHTNING_GEN_CACHE``, that the next run finds again), or "auto": memory up to 2 GiB for all parts.
+        split_seed: seed of the split.
+
+    Raises:
+        InputError: naming file or folder and remedy. At construction: ``root`` missing or without images, a class
+            without images, images beside class folders, ``size`` not given, classes that differ between the split
+            folders. On loading: a broken image, one of other channels than the first, or a transparent one.
+    """
+
+    name = "folder"
+
+    def __init__(
+        self,
+        root: str,
+        size: int | Sequence[int] | None = None,
+        channels: Literal[1, 3] | None = None,
+        labels: bool = True,
+        background: int | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        cache: Literal["auto", "memory", "disk"] = "auto",
+        split_seed: int = 0,
+    ) -> None:
+        height, width = _height_and_width(size)
+        _check_choice("channels", channels, (None, 1, 3))
+        _check_choice("on_error", on_error, ("raise", "skip"))
+        _check_choice("cache", cache, ("auto", "memory", "disk"))
+        if background is not None and not 0 <= background <= 255:
+            raise InputError(f"ImageFolder.background must be a level between 0 and 255, got {background}")
+        if split_seed < 0:
+            raise InputError(f"ImageFolder.split_seed must not be negative, got {split_seed}")
+        self.root = str(root)
+        self.size = size if isinstance(size, int) else [height, width]
+        self.channels = channels
+        self.labels = labels
+        self.background = background
+        self.on_error = on_error
+        self.cache = cache
+        self.split_seed = split_seed
+        self.skipped: dict[str, int] = {}
+        self._base = Path(root).expanduser()
+        self.classes, self._files = _scan(self._base, labels, split_seed)
+        self._decoder = Decoder(
+            channels or self._channels_of_first(), height, width, convert=channels is not None, background=background
+        )
+        self.spec = ImageSpec(self._decoder.channels, height, width, num_classes=len(self.classes))
+
+    def prepare(self) -> None:
+        """Decode to disk, where that is the place of the decoded images."""
+        for part in self.parts if self._on_disk else ():
+            self.load(part)
+
+    def read(self, part: str) -> Images:
+        """Decode one part, or map it from the disk cache."""
+        files = self._files[part]
+        labels = np.array([file.label for file in files], np.int64) if self.classes else None
+        if self._on_disk:
+            decoded = self._read_disk(part, labels)
+        else:
+            log.info("decoding %d images of %s (%s)", len(files), self.root, part)
+            decoded = decode_to_memory(self._chunks(part), self.spec, labels, len(files))
+        self.skipped[part] = decoded.skipped
+        if decoded.skipped:
+            shares = (decoded.skipped, len(files), self.root, part, decoded.first_skipped)
+            log.warning("skipped %d of %d images of %s (%s); the first: %s", *shares)
+        return decoded.images
+
+    def _read_disk(self, part: str, labels: np.ndarray | None) -> Decoded:
+        place = cache_folder() / "folders" / key_of(self._identity(part))
+        found = open_store(place, self.spec)
+        if found is None:
+            log.info("decoding %d images of %s (%s) into %s", len(self._files[part]), self.root, part, place)
+            decode_to_disk(self._chunks(part), self.spec, labels, place)
+            found = open_store(place, self.spec)
+        if found is None:
+            raise InputError(f"the cache of decoded images {place} vanished while it was opened: try again")
+        decoded, self.__dict__.setdefault("_fingerprints", {})[part] = found
+        return decoded
+
+    def _chunks(self, part: str) -> Iterator[Chunk]:
+        files = [self._base / file.name for file in self._files[part]]
+        return decode_all(files, self._decoder, skip=self.on_error == "skip")
+
+    def _identity(self, part: str) -> dict:
+        """Everything that decides the pixels and labels of ``part``, as plain data."""
+        stats = [_size_and_time(self._base / file.name) for file in self._files[part]]
+        return {
+            "decoding": DECODING,
+            "root": os.path.realpath(self._base),
+            "files": [[*file, *stat] for file, stat in zip(self._files[part], stats, strict=True)],
+            "spec": self.spec.as_dict(),
+            "arguments": [self.channels, self.background, self.on_error],
+        }
+
+    def _channels_of_first(self) -> int:
+        files = [self._base / file.name for part in self.parts for file in self._files[part]]
+        for file in files:
+            try:
+                return channels_of(file)
+            except Unreadable:
+                if self.on_error == "raise":
+                    raise
+        raise InputError(f"{self._base}: none of its {len(files)} images can be read")
+
+    @property
+    def _on_disk(self) -> bool:
+        total = sum(map(len, self._files.values())) * self.spec.dims
+        return self.cache == "disk" or (self.cache == "auto" and total > MEMORY_LIMIT)
+
+
+class _File(NamedTuple):
+    name: str  # relative to the root, with "/"
+    label: int
+
+
+def _scan(root: Path, labels: bool, split_seed: int) -> tuple[tuple[str, ...], dict[str, list[_File]]]:
+    """Return the names of the classes and the files of each part."""
+    if not root.is_dir():
+        problem = "is a file, not a folder" if root.exists() else "no such folder"
+        raise InputError(f"ImageFolder.root: {root}: {problem}: give the folder that holds the images")
+    try:
+        return _scan_existing(root, labels, split_seed)
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}): check its permissions") from error
+
+
+def _scan_existing(root: Path, labels: bool, split_seed: int) -> tuple[tuple[str, ...], dict[str, list[_File]]]:
+    images, folders = _entries(root)
+    if not any(folder.lower() in SPLIT_LIKE for folder in folders):
+        classes, files = _files_of(root, root, labels)
+        return classes, _with_split({"train": files}, root, split_seed)
+    others = [folder + "/" for folder in folders if folder not in PARTS] + images
+    if others or "train" not in folders:
+        problem = f"also holds {others[0]}" if others else "has no train/"
+        raise InputError(f"{root}: has a split folder, but {problem}: split folders are train/, val/ and test/ alone")
+    files, classes = {}, {}
+    for part in PARTS:
+        if part in folders:
+            classes[part], files[part] = _files_of(root / part, root, labels)
+    for part in files:
+        if classes[part] != classes["train"]:
+            different = sorted(set(classes[part]) ^ set(classes["train"]))[0]
+            where = part if different in classes[part] else "train"
+            raise InputError(
+                f"{root}: classes of train/ and {part}/ differ: {different}/ is only in {where}/: make them the same"
+            )
+    return classes["train"], _with_split(files, root, split_seed)
+
+
+def _files_of(folder: Path, root: Path, labels: bool) -> tuple[tuple[str, ...], list[_File]]:
+    images, folders = _entries(folder)
+    if not folders or not labels:
+        names = _images_below(folder, root)
+        if not names:
+            raise InputError(f"{folder}: holds no images ({' '.join(SUFFIXES)}): put some there")
+        return (), [_File(name, 0) for name in names]
+    if images:
+        raise InputError(
+            f"{folder}: has images ({images[0]}) beside class folders ({folders[0]}/): move them, or give labels: false"
+        )
+    files = []
+    for label, name in enumerate(folders):
+        names = _images_below(folder / name, root)
+        if not names:
+            raise InputError(f"{folder / name}: a class without images: fill or remove it, or give labels: false")
+        files += [_File(name, label) for name in names]
+    return tuple(folders), files
+
+
+def _with_split(files: dict[str, list[_File]], root: Path, split_seed: int) -> dict[str, list[_File]]:
+    train = files["train"]
+    missing = [part for part in ("test", "val") if part not in files]
+    share = max(1, round(len(train) / 10))
+    if len(train) <= share * len(missing):
+        raise InputError(
+            f"{root}: {len(train)} images are too few to split off {' and '.join(missing)}: give 3 or more"
+        )
+    order = np.random.default_rng(split_seed).permutation(len(train))
+    for number, part in enumerate(missing):
+        files[part] = [train[place] for place in np.sort(order[number * share : (number + 1) * share])]
+    files["train"] = [train[place] for place in np.sort(order[len(missing) * share :])]
+    return files
+
+
+def _entries(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the sorted names of the images and of the folders in ``folder``."""
+    images, folders = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                continue
+            if entry.is_dir():
+                folders.append(entry.name)
+            elif entry.name.lower().endswith(SUFFIXES):
+                images.append(entry.name)
+    return sorted(images), sorted(folders)
+
+
+def _images_below(folder: Path, root: Path, above: frozenset[str] = frozenset()) -> list[str]:
+    """Return the images in ``folder`` and below, by names relative to ``root``; linked folders are followed once."""
+    images, folders = _entries(folder)
+    above |= {os.path.realpath(folder)}
+    names = [(folder / image).relative_to(root).as_posix() for image in images]
+    for name in folders:
+        if os.path.realpath(folder / name) not in above:
+            names += _images_below(folder / name, root, above)
+    return names
+
+
+def _size_and_time(file: Path) -> list[int]:
+    try:
+        stat = file.stat()
+    except OSError:
+        return [-1, -1]
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _height_and_width(size: int | Sequence[int] | None) -> tuple[int, int]:
+    if size is None:
+        raise InputError("ImageFolder.size is not given: give the size to bring images to, such as 64 or [48, 64]")
+    numbers = (size, size) if isinstance(size, int) else tuple(size)
+    if len(numbers) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in numbers):
+        raise InputError(f"ImageFolder.size must be a number of pixels or [height, width], got {size!r}")
+    return numbers
+
+
+def _check_choice(name: str, value: object, choices: tuple) -> None:
+    if value not in choices:
+        raise InputError(f"ImageFolder.{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

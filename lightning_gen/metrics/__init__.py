@@ -1,0 +1,38 @@
+"""Figures of generated images: pure functions, torchmetrics shells over them, and the suite that runs them at once."""
+
+from lightning_gen.metrics.base import FeatureMetric, FeatureSet
+from lightning_gen.metrics.diversity import Diversity, mean_pairwise_distance, vendi_score
+from lightning_gen.metrics.extractors import ClassifierExtractor, DigitsExtractor, Extractor, Features
+from lightning_gen.metrics.frechet import FrechetDistance, frechet_distance
+from lightning_gen.metrics.inception_score import InceptionScore, inception_score
+from lightning_gen.metrics.kernel import KernelDistance, kernel_distance
+from lightning_gen.metrics.memorisation import CopyShare, copy_share, neighbour_picture, wilson_interval
+from lightning_gen.metrics.precision_recall import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
+from lightning_gen.metrics.suite import MetricSuite
+
+__all__ = [
+    "ClassifierExtractor",
+    "CopyShare",
+    "DensityCoverage",
+    "DigitsExtractor",
+    "Diversity",
+    "Extractor",
+    "FeatureMetric",
+    "FeatureSet",
+    "Features",
+    "FrechetDistance",
+    "InceptionScore",
+    "KernelDistance",
+    "MetricSuite",
+    "PrecisionRecall",
+    "copy_share",
+    "density_coverage",
+    "frechet_distance",
+    "inception_score",
+    "kernel_distance",
+    "mean_pairwise_distance",
+    "neighbour_picture",
+    "precision_recall",
+    "vendi_score",
+    "wilson_interval",
+]

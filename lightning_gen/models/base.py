@@ -1,0 +1,347 @@
+"""The protocol of every model: a LightningModule about images of one ImageSpec."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+import lightning_gen
+from lightning_gen.data import Batch
+from lightning_gen.describe import class_path, describe
+from lightning_gen.errors import InputError
+from lightning_gen.spec import ImageSpec
+
+CHECKPOINT_FORMAT = 1
+CHECKPOINT_KEY = "lightning_gen"
+MOST_SKIPPED_IN_A_ROW = 10
+
+
+class TrainingDiverged(RuntimeError):
+    """Too many steps in a row met a loss or gradient that is not finite."""
+
+
+class Likelihood(NamedTuple):
+    """What a model says about images: ``nats`` (B,) of the discrete levels, and of which kind the figure is."""
+
+    nats: Tensor
+    kind: str
+    num_samples: int = 1
+
+
+@runtime_checkable
+class HasLikelihood(Protocol):
+    """A model that gives log p(levels), or a bound or estimate of it, in nats."""
+
+    def likelihood(self, levels: Tensor, labels: Tensor | None = None) -> Likelihood: ...
+
+
+@runtime_checkable
+class HasLatent(Protocol):
+    """A model with a latent space."""
+
+    def encode(self, levels: Tensor, labels: Tensor | None = None) -> Tensor: ...
+
+    def decode(self, latent: Tensor, labels: Tensor | None = None) -> Tensor: ...
+
+
+@runtime_checkable
+class HasCompletion(Protocol):
+    """A model that draws the missing pixels of images given the others."""
+
+    def complete(self, levels: Tensor, known: Tensor, labels: Tensor | None = None) -> Tensor: ...
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put ``module`` into eval mode without gradients for a while; every submodule's mode is restored."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def keyed_seed(*key: int | str) -> int:
+    """Return a 63-bit seed that depends only on ``key``, the same on every machine."""
+    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class ImageModule(LightningModule):
+    """A LightningModule about images of one :class:`ImageSpec`.
+
+    It counts images seen, keys its randomness on them, keeps running means of what it is told to track, takes
+    optimizer steps that leave everything as it was when a loss is not finite, and describes itself in checkpoints.
+    A family calls :meth:`count_images` once at the end of its ``training_step``.
+
+    Args:
+        spec: the images; the data module's. A plain mapping is accepted too.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any):
+        self = super().__new__(cls)
+        try:
+            bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
+        except TypeError:  # copying calls __new__ bare; for anybody else __init__ raises the same in better words
+            return self
+        bound.apply_defaults()
+        arguments = dict(bound.arguments)
+        arguments.pop("self", None)
+        self.__dict__["_init_arguments"] = arguments
+        return self
+
+    def __init__(self, spec: ImageSpec):
+        super().__init__()
+        self.spec = ImageSpec.of(spec)
+        self.images_seen = 0
+        self.skipped_steps = 0
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        self._skipped_in_a_row = 0
+        self._last_step_skipped = False
+        self._tracked: dict[str, list[Tensor | int]] = {}
+
+    # --- randomness and ranks -------------------------------------------------------------------------------------
+
+    @property
+    def ranks(self) -> tuple[int, int]:
+        """This process's rank and the number of ranks."""
+        trainer = self._trainer
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+
+    def random(self, purpose: str) -> torch.Generator:
+        """Return a generator on this device, keyed on (seed, purpose, images seen).
+
+        It is the same on every rank: draw for the global batch and keep :meth:`own_rows`, so that a run depends
+        neither on the number of ranks nor on having been stopped and resumed.
+        """
+        return torch.Generator(self.device).manual_seed(keyed_seed(self.seed, purpose, self.images_seen))
+
+    def own_rows(self, n: int) -> slice:
+        """Return the rows of a global draw that belong to this rank, where each rank has ``n``."""
+        rank, _ = self.ranks
+        return slice(rank * n, (rank + 1) * n)
+
+    # --- training -------------------------------------------------------------------------------------------------
+
+    def count_images(self, batch: Batch, skipped: bool = False) -> None:
+        """Advance the images seen by the global batch; to be called once at the end of every training step.
+
+        Args:
+            batch: this rank's batch; all ranks have equally many images.
+            skipped: whether the step met something that is not finite and changed nothing.
+
+        Raises:
+            TrainingDiverged: after ten skipped steps in a row.
+        """
+        _, world = self.ranks
+        self.images_seen += len(batch.levels) * world
+        self._last_step_skipped = skipped
+        if not skipped:
+            self._skipped_in_a_row = 0
+            return
+        self.skipped_steps += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
+            raise TrainingDiverged(
+                f"{MOST_SKIPPED_IN_A_ROW} steps in a row met a loss or gradient that is not finite "
+                f"({self._skip_reason}); lower the learning rate, add or strengthen a penalty, or use precision 32-true"
+            )
+
+    @property
+    def last_step_skipped(self) -> bool:
+        """Whether the last training step changed nothing (EMA then stays as it was, too)."""
+        return self._last_step_skipped
+
+    def track(self, **values: Tensor) -> None:
+        """Add figures to the running means that are logged as ``train/<name>``; stays on the device."""
+        for name, value in values.items():
+            value = value.detach()
+            if value.ndim:
+                value = value.mean()
+            entry = self._tracked.get(name)
+            if entry is None:
+                self._tracked[name] = [value.clone(), 1]
+            else:
+                entry[0] = entry[0] + value
+                entry[1] += 1
+
+    def tracked(self) -> dict[str, float]:
+        """Return the means since the last call, and start anew."""
+        means = {name: float(total) / count for name, (total, count) in self._tracked.items()}
+        self._tracked = {}
+        return means
+
+    def descend(
+        self, name: str, loss: Tensor, parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer
+    ) -> bool:
+        """Take one optimizer step on ``parameters`` alone, or none on any rank where something is not finite.
+
+        Gradients are averaged over ranks exactly once, in one collective that also carries the loss, so all ranks
+        agree before any of them steps. No other parameter's ``grad`` is touched: gradients are asked for by name.
+
+        Args:
+            name: of the loss, for messages.
+            loss: scalar, the mean over this rank's batch.
+            parameters: what the optimizer moves.
+            optimizer: a plain torch optimizer.
+
+        Returns:
+            Whether the step was taken.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        used = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
+        _, world = self.ranks
+        loss = loss.detach()
+        if world > 1:
+            flat = torch.cat([loss.reshape(1).to(used[0][1].dtype), *(g.reshape(-1) for _, g in used)])
+            torch.distributed.all_reduce(flat)
+            flat /= world
+            loss, averaged = flat[0], flat[1:].split([g.numel() for _, g in used])
+            used = [(p, g.view_as(p)) for (p, _), g in zip(used, averaged, strict=True)]
+        norm = torch.nn.utils.get_total_norm([g for _, g in used])
+        if not torch.isfinite(loss + norm):
+            finite_loss = bool(torch.isfinite(loss))
+            what = f"the gradient of the {name} loss" if finite_loss else f"the {name} loss ({float(loss)})"
+            self._skip_reason = f"the last was {what} at {self.images_seen:,} images seen"
+            self.report_skip(
+                f"{what} is not finite at {self.images_seen:,} images seen: step skipped, weights unchanged"
+            )
+            return False
+        for parameter, gradient in used:
+            parameter.grad = gradient
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self.track(**{f"gradient_norm_{name}": norm})
+        if self._trainer is not None and not self.automatic_optimization:
+            # Raw optimizers are faster than Lightning's wrappers, but they do not count as steps by themselves.
+            progress = self._trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+            progress.increment_ready()
+            progress.increment_completed()
+        return True
+
+    def report_skip(self, message: str) -> None:
+        """Say once per run of skipped steps what was skipped."""
+        if self._skipped_in_a_row == 0 and self.ranks[0] == 0:
+            self.print(f"warning: {message}")
+
+    # --- checkpoints ----------------------------------------------------------------------------------------------
+
+    def description(self) -> dict[str, Any]:
+        """Return the plain data from which this model can be built again, without its spec.
+
+        Raises:
+            InputError: naming an argument that cannot be stored, such as a lambda.
+        """
+        name = type(self).__name__
+        arguments = {
+            key: describe(value, f"{name}({key}=...)") for key, value in self._init_arguments.items() if key != "spec"
+        }
+        return {"class_path": class_path(type(self)), "init_args": arguments}
+
+    def averaged_modules(self) -> dict[str, nn.Module]:
+        """Return what an exponential moving average averages, by name; by default the whole model."""
+        return {"model": self}
+
+    def diagnostics(self, batch: Batch) -> dict[str, Tensor]:
+        """Return family-specific figures of one batch, for callbacks that know no family."""
+        return {}
+
+    def counters(self) -> dict[str, int]:
+        """Return further integers that exact resume needs; a family adds its own."""
+        return {}
+
+    def load_counters(self, counters: dict[str, int]) -> None:
+        """Restore what :meth:`counters` returned."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        datamodule = getattr(self._trainer, "datamodule", None)
+        checkpoint[CHECKPOINT_KEY] = {
+            "format": CHECKPOINT_FORMAT,
+            "version": lightning_gen.__version__,
+            "model": self.description(),
+            "data": None if datamodule is None else describe(datamodule, type(datamodule).__name__),
+            "spec": self.spec.as_dict(),
+            "images_seen": self.images_seen,
+            "seed": self.seed,
+            "skipped_steps": self.skipped_steps,
+            "skipped_in_a_row": self._skipped_in_a_row,
+            "counters": self.counters(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint.get(CHECKPOINT_KEY)
+        if state is None:
+            raise InputError("this checkpoint was not written by lightning-gen (it does not describe its model)")
+        check_format(state)
+        if ImageSpec.of(state["spec"]) != self.spec:
+            raise InputError(f"the checkpoint is of images {state['spec']}, the data are {self.spec.as_dict()}")
+        self.images_seen = state["images_seen"]
+        self.seed = state["seed"]
+        self.skipped_steps = state["skipped_steps"]
+        self._skipped_in_a_row = state["skipped_in_a_row"]
+        self.load_counters(state["counters"])
+
+
+def check_format(state: dict[str, Any]) -> None:
+    """Raise InputError for a checkpoint that a newer version wrote."""
+    if state["format"] > CHECKPOINT_FORMAT:
+        raise InputError(
+            f"the checkpoint has format {state['format']} (written by lightning-gen {state['version']}), "
+            f"this version reads up to {CHECKPOINT_FORMAT}: upgrade lightning-gen"
+        )
+
+
+class GenerativeModule(ImageModule, ABC):
+    """A model that draws images: what metrics, callbacks and commands rely on.
+
+    Sampling options (temperature, truncation, guidance, steps) live in ``self.sampler``, an injected object that can
+    be replaced after :func:`lightning_gen.load`. Further abilities are the protocols :class:`HasLikelihood`,
+    :class:`HasLatent` and :class:`HasCompletion`.
+    """
+
+    @property
+    def conditional(self) -> bool:
+        """Whether :meth:`sample` heeds labels."""
+        return False
+
+    @abstractmethod
+    def sample(self, n: int, labels: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw ``n`` images.
+
+        Args:
+            n: how many.
+            labels: classes (n,) for a class-conditional model; None draws them uniformly.
+            generator: source of all randomness, on the model's device; None draws a fresh one from torch's global
+                generator. Equal generators give equal images.
+
+        Returns:
+            levels (n, C, H, W), uint8, on the model's device.
+        """
+
+    def fresh_generator(self) -> torch.Generator:
+        """Return a generator on this device, seeded from torch's global one."""
+        return torch.Generator(self.device).manual_seed(int(torch.randint(2**62, ())))
+
+    # The figures are computed by callbacks, through the protocol; Lightning runs a loop only where a step exists.
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Nothing: evaluation callbacks read the batch."""
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Nothing: evaluation callbacks read the batch."""
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Draw as many images as the batch has, with its labels where the model takes labels."""
+        return self.sample(len(batch.levels), batch.labels, generator=self.random(f"predict/{batch_idx}"))

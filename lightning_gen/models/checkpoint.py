@@ -1,0 +1,100 @@
+"""Reading checkpoints: plain data in, a model out; no code from a file ever runs."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+
+from lightning_gen.describe import TRUSTED, build
+from lightning_gen.errors import InputError
+from lightning_gen.models.base import CHECKPOINT_KEY, ImageModule, check_format
+from lightning_gen.spec import ImageSpec
+
+
+def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Return the content of a checkpoint of lightning-gen.
+
+    Raises:
+        InputError: where there is no such file, it is cut or no checkpoint, holds anything but plain data and tensors,
+            was not written by lightning-gen, or by a newer version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no checkpoint at {path}" + (" (it is a folder)" if path.is_dir() else ""))
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is not a checkpoint, or was cut short")
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} holds more than plain data and tensors, so loading it could run code: refused "
+            f"({_first_reason(error)})"
+        ) from error
+    except (RuntimeError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+    if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
+        raise InputError(f"{path} was not written by lightning-gen: it does not describe its model")
+    check_format(checkpoint[CHECKPOINT_KEY])
+    return checkpoint
+
+
+def _first_reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if "GLOBAL" in line or "Unsupported" in line), lines[0])[:160]
+
+
+def load(
+    path: str | Path,
+    *,
+    trust: Sequence[str] = (),
+    map_location: Any = "cpu",
+    average: bool = True,
+    checkpoint: dict[str, Any] | None = None,
+) -> ImageModule:
+    """Return the model stored in a checkpoint, in eval mode; no config is needed.
+
+    Args:
+        path: file written by ``lightning fit`` or ``Trainer.save_checkpoint``.
+        trust: further packages from which classes may be built, such as the one with your networks.
+        map_location: device for the weights, as in ``torch.load``.
+        average: take the exponential moving average of the weights where the checkpoint has one.
+        checkpoint: what :func:`read_checkpoint` returned for this path, if it was read already.
+
+    Raises:
+        InputError: for a file that is not such a checkpoint, tries to run code, or names classes of other packages.
+    """
+    checkpoint = checkpoint or read_checkpoint(path, map_location)
+    state = checkpoint[CHECKPOINT_KEY]
+    model = build(state["model"], ImageModule, (*TRUSTED, *trust), "model", spec=ImageSpec(**state["spec"]))
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+        for name, module in model.averaged_modules().items():
+            if average and "ema" in checkpoint:
+                module.load_state_dict(checkpoint["ema"][name])
+    except (RuntimeError, KeyError) as error:
+        raise InputError(
+            f"{path}: the weights do not fit the model that the file describes: {_one_line(error)}"
+        ) from error
+    model.on_load_checkpoint(checkpoint)
+    return model.to(map_location if isinstance(map_location, str | torch.device) else "cpu").eval()
+
+
+def load_data(state: dict[str, Any], trust: Sequence[str] = ()) -> LightningDataModule:
+    """Build the data module that a checkpoint describes.
+
+    Raises:
+        InputError: where the checkpoint describes none (a model saved by a plain Trainer without data module).
+    """
+    if state["data"] is None:
+        raise InputError("the checkpoint does not say on which data its model was trained: give the data in a config")
+    return build(state["data"], LightningDataModule, (*TRUSTED, *trust), "data")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

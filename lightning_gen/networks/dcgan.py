@@ -1,0 +1,116 @@
+"""DCGAN's convolutional generator and discriminator for square images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gen.errors import InputError
+from lightning_gen.networks.mlp import check_positive
+from lightning_gen.spec import ImageSpec
+
+SMALLEST = (3, 4, 5, 6, 7)
+LARGEST = 128
+
+
+def doublings(spec: ImageSpec, owner: object) -> tuple[int, int]:
+    """Return (a, k) with side a * 2^k, a in 3..7 and k >= 1, of a square image.
+
+    Raises:
+        InputError: naming the network and the sizes it can make.
+    """
+    name = type(owner).__name__
+    if spec.height != spec.width:
+        raise InputError(f"{name} makes square images only, got {spec.height}x{spec.width}; an MLP takes any shape")
+    side, k = spec.height, 0
+    while side > SMALLEST[-1] and side % 2 == 0:
+        side, k = side // 2, k + 1
+    if side not in SMALLEST or k < 1 or spec.height > LARGEST:
+        raise InputError(
+            f"{name} needs a side of a*2^k with a in 3..7 and k >= 1, at most {LARGEST} "
+            f"(such as 8, 28, 32, 48, 64, 128), got {spec.height}"
+        )
+    return side, k
+
+
+def initialise(module: nn.Module) -> None:
+    """Initialise as DCGAN does: weights N(0, 0.02), batch norm's scale N(1, 0.02), biases 0 (Radford et al. 2016)."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+    if getattr(module, "bias", None) is not None:
+        nn.init.zeros_(module.bias)
+
+
+class DCGANGenerator(nn.Module):
+    """Latent -> a x a map -> stride-2 transposed convolutions, batch norm and ReLU -> tanh (Radford et al. 2016).
+
+    Args:
+        spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128; grey or RGB.
+        latent_dim: size of the latent.
+        width: channels before the last layer; they double with each halving of the side.
+        max_width: upper bound on the channels.
+
+    Raises:
+        InputError: for an image shape or width that it cannot make.
+    """
+
+    def __init__(self, spec: ImageSpec, latent_dim: int = 100, width: int = 64, max_width: int = 512):
+        super().__init__()
+        check_positive(self, latent_dim=latent_dim, width=width, max_width=max_width)
+        side, k = doublings(spec, self)
+        self.latent_dim = latent_dim
+        channels = [min(width * 2**i, max_width) for i in reversed(range(k))]
+        layers: list[nn.Module] = [
+            nn.ConvTranspose2d(latent_dim, channels[0], side, bias=False),
+            nn.BatchNorm2d(channels[0]),
+            nn.ReLU(inplace=True),
+        ]
+        for inputs, outputs in zip(channels, channels[1:], strict=False):
+            layers += [
+                nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(inplace=True),
+            ]
+        layers += [nn.ConvTranspose2d(channels[-1], spec.channels, 4, stride=2, padding=1), nn.Tanh()]
+        self.net = nn.Sequential(*layers).apply(initialise)
+
+    def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map latents (B, latent_dim) to unit images (B, C, H, W)."""
+        return self.net(latent[:, :, None, None])
+
+
+class DCGANDiscriminator(nn.Module):
+    """Stride-2 convolutions, batch norm and leaky ReLU, then one score per image (Radford et al. 2016).
+
+    Args:
+        spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128; grey or RGB.
+        width: channels after the first layer; they double with each halving of the side.
+        max_width: upper bound on the channels.
+        batch_norm: normalise over the batch, as the paper does. Gradient penalties assume that a score depends on its
+            own image alone: switch it off with them.
+
+    Raises:
+        InputError: for an image shape or width that it cannot take.
+    """
+
+    def __init__(self, spec: ImageSpec, width: int = 64, max_width: int = 512, batch_norm: bool = True):
+        super().__init__()
+        check_positive(self, width=width, max_width=max_width)
+        side, k = doublings(spec, self)
+        layers: list[nn.Module] = []
+        inputs = spec.channels
+        for i in range(k):
+            outputs = min(width * 2**i, max_width)
+            normalise = batch_norm and i > 0
+            layers.append(nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=not normalise))
+            if normalise:
+                layers.append(nn.BatchNorm2d(outputs))
+            layers.append(nn.LeakyReLU(0.2, inplace=True))
+            inputs = outputs
+        self.net = nn.Sequential(*layers, nn.Conv2d(inputs, 1, side)).apply(initialise)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map unit images (B, C, H, W) to scores (B,)."""
+        return torch.flatten(self.net(images))

@@ -1,0 +1,523 @@
+"""Folders of images: splits, classes, decoding, the disk cache, and what is refused."""
+
+import logging
+import multiprocessing
+import os
+import pickle
+from itertools import chain
+
+import numpy as np
+import pytest
+from jsonargparse import ArgumentParser
+from PIL import Image
+
+from lightning_gen.data import ImageFolder, Source
+from lightning_gen.data.decode import Chunk
+from lightning_gen.data.store import decode_to_disk, open_store
+from lightning_gen.errors import InputError
+from lightning_gen.spec import ImageSpec
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("LIGHTNING_GEN_CACHE", str(folder))
+    return folder
+
+
+def save(file, pixels=None, **options):
+    """Save pixels (H, W) or (H, W, 3 or 4); without them noise that the file's name decides."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if pixels is None:
+        pixels = np.random.default_rng(sum(file.as_posix().encode())).integers(0, 256, (8, 8), np.uint8)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(np.asarray(pixels, np.uint8))
+    image.save(file, **options)
+
+
+def numbered(folder, total, first=0):
+    """8 x 8 grey images whose first pixel is their number."""
+    for number in range(first, first + total):
+        pixels = np.full((8, 8), 7)
+        pixels[0, 0] = number
+        save(folder / f"{number:03d}.png", pixels)
+
+
+def numbers(source, part):
+    return source.load(part).levels[:, 0, 0, 0].tolist()
+
+
+def one(folder, **arguments):
+    """The levels of the first image of a folder that holds one image three times (the least that can be split)."""
+    return ImageFolder(str(folder), **arguments).load("train").levels[0]
+
+
+def thrice(folder, pixels, suffix="png", **options):
+    for name in "abc":
+        save(folder / f"{name}.{suffix}", pixels, **options)
+    return folder
+
+
+def test_a_flat_folder_is_split_by_its_seed(tmp_path):
+    numbered(tmp_path / "in", 50)
+    source = ImageFolder(str(tmp_path / "in"), 8)
+    assert source.spec == ImageSpec(1, 8, 8)
+    assert source.classes == ()
+    parts = {part: numbers(source, part) for part in source.parts}
+    assert {part: len(n) for part, n in parts.items()} == {"train": 40, "val": 5, "test": 5}
+    assert sorted(chain(*parts.values())) == list(range(50))
+    assert all(n == sorted(n) for n in parts.values())
+    assert source.load("train").labels is None
+    again, other = ImageFolder(str(tmp_path / "in"), 8), ImageFolder(str(tmp_path / "in"), 8, split_seed=1)
+    assert numbers(again, "test") == parts["test"] != numbers(other, "test")
+
+
+def test_class_folders_give_labels(tmp_path):
+    numbered(tmp_path / "in" / "cat", 10)
+    numbered(tmp_path / "in" / "ant", 6, first=100)
+    numbered(tmp_path / "in" / "ant" / "deep" / "er", 4, first=120)
+    (tmp_path / "in" / ".cache").mkdir()
+    save(tmp_path / "in" / "cat" / "._000.png")
+    (tmp_path / "in" / "cat" / "notes.txt").write_text("not an image")
+    source = ImageFolder(str(tmp_path / "in"), 8)
+    assert source.classes == ("ant", "cat")
+    assert source.spec.num_classes == 2
+    for part, size in {"train": 16, "val": 2, "test": 2}.items():
+        images = source.load(part)
+        assert len(images.levels) == size
+        assert images.labels.tolist() == [int(n < 100) for n in numbers(source, part)]
+    plain = ImageFolder(str(tmp_path / "in"), 8, labels=False)
+    assert plain.spec.num_classes == 0
+    assert len(plain.load("train").levels) == 16
+
+
+@pytest.mark.parametrize("classes", [("",), ("a", "b")])
+@pytest.mark.parametrize(
+    ("folders", "sizes"),
+    [
+        (("train", "val", "test"), (20, 20, 20)),
+        (("train", "test"), (18, 2, 20)),
+        (("train", "val"), (18, 20, 2)),
+        (("train",), (16, 2, 2)),
+    ],
+)
+def test_split_folders(tmp_path, folders, sizes, classes):
+    for k, folder in enumerate(folders):
+        for j, name in enumerate(classes):
+            numbered(tmp_path / "in" / folder / name, 20 // len(classes), first=60 * k + 30 * j)
+    source = ImageFolder(str(tmp_path / "in"), 8)
+    assert tuple(len(source.load(part).levels) for part in source.parts) == sizes
+    for part in source.parts:
+        home = folders.index(part) if part in folders else 0
+        assert all(60 * home <= n < 60 * home + 60 for n in numbers(source, part))
+        if len(classes) == 2:
+            assert source.load(part).labels.tolist() == [n % 60 // 30 for n in numbers(source, part)]
+    assert len(set(chain(*(numbers(source, part) for part in source.parts)))) == sum(sizes)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 3)])
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "PNG"])
+def test_an_image_of_the_right_size_keeps_its_pixels(tmp_path, shape, suffix):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    expected = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    assert np.array_equal(one(thrice(tmp_path / "in", pixels, suffix), size=8), expected)
+
+
+def test_cutting_takes_the_centre_without_resampling(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (11, 8), np.uint8)
+    folder = thrice(tmp_path / "in", pixels)
+    assert np.array_equal(one(folder, size=[8, 8])[0], pixels[1:9])
+    assert np.array_equal(one(folder, size=[11, 4])[0], pixels[:, 2:6])
+
+
+def test_resizing_is_pillows_antialiased_bicubic(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    folder = thrice(tmp_path / "in", pixels)
+    small = np.asarray(Image.fromarray(pixels).resize((12, 8), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    assert np.array_equal(one(folder, size=[8, 12]), small)
+    assert np.array_equal(one(folder, size=8), small[:, :, 2:10])
+    assert one(folder, size=[5, 9]).shape == (3, 5, 9)
+    assert one(folder, size=[80, 120]).shape == (3, 80, 120)
+    stripes = np.tile(np.array([0, 255], np.uint8), (40, 20))
+    grey = one(thrice(tmp_path / "stripes", stripes), size=8)
+    assert np.all(np.abs(grey[0, 1:-1, 1:-1].astype(int) - 127) < 12)
+
+
+def test_a_large_photograph_shrinks_to_nearly_the_same(tmp_path):
+    # JPEG files are decoded at a fraction of their size.
+    y, x = np.mgrid[:600, :600]
+    smooth = np.stack([x / 600, y / 600, (x + y) / 1200], axis=-1) * 255
+    folder = thrice(tmp_path / "in", smooth, "jpg", quality=95)
+    expected = Image.fromarray(smooth.astype(np.uint8)).resize((32, 32), Image.Resampling.BICUBIC)
+    found = one(folder, size=32).transpose(1, 2, 0).astype(int)
+    assert np.abs(found - np.asarray(expected).astype(int)).max() <= 4
+
+
+def test_exif_turns_the_image(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    folder = thrice(tmp_path / "in", pixels, exif=exif.tobytes())
+    assert np.array_equal(one(folder, size=[6, 4])[0], np.rot90(pixels, -1))
+
+
+def test_sixteen_bits_are_rounded_to_eight(tmp_path):
+    values = np.array([[0, 1, 128, 129], [257, 32767, 65406, 65535]], np.uint16)
+    folder = thrice(tmp_path / "in", Image.fromarray(values))
+    expected = np.round(values / 65535 * 255)
+    assert np.array_equal(one(folder, size=[2, 4])[0], expected)
+
+
+def test_palettes_count_as_colour(tmp_path):
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[:4] = (250, 10, 20)
+    folder = thrice(tmp_path / "in", Image.fromarray(pixels).convert("P", palette=Image.Palette.ADAPTIVE, colors=4))
+    assert np.array_equal(one(folder, size=8), pixels.transpose(2, 0, 1))
+
+
+def test_animations_give_their_first_frame_and_bilevel_images_black_and_white(tmp_path):
+    frames = [Image.fromarray(np.full((8, 8), v, np.uint8)) for v in (10, 200)]
+    folder = thrice(tmp_path / "in", frames[0], "gif", save_all=True, append_images=frames[1:])
+    assert np.all(one(folder, size=8, channels=1) == 10)
+    bilevel = np.random.default_rng(0).integers(0, 2, (8, 8)) * 255
+    folder = thrice(tmp_path / "bilevel", Image.fromarray(bilevel.astype(np.uint8)).convert("1"))
+    assert np.array_equal(one(folder, size=8)[0], bilevel)
+
+
+def test_channels_converts(tmp_path):
+    save(tmp_path / "in" / "a.png", np.full((8, 8), 50))
+    save(tmp_path / "in" / "b.png", np.full((8, 8, 3), 50))
+    save(tmp_path / "in" / "c.jpg", Image.new("CMYK", (8, 8), (0, 0, 0, 205)), quality=100)
+    for channels in (1, 3):
+        source = ImageFolder(str(tmp_path / "in"), 8, channels=channels)
+        assert source.spec.channels == channels
+        for part in source.parts:
+            assert np.abs(source.load(part).levels.astype(int) - 50).max() <= 2
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L"])
+def test_transparent_pixels_are_refused_or_get_a_background(tmp_path, mode):
+    image = Image.new("RGBA", (8, 8), (60, 60, 60, 255))
+    image.paste((0, 0, 0, 0), (0, 0, 8, 4))
+    if mode == "L":
+        folder = thrice(tmp_path / "in", image.convert("L"), transparency=0)
+    else:
+        folder = thrice(tmp_path / "in", image.convert(mode))
+    with pytest.raises(InputError, match=r"in/.\.png: has transparent pixels: give background: 255 \(white\)"):
+        one(folder, size=8, on_error="skip")
+    levels = one(folder, size=8, background=200)
+    assert len(levels) == (1 if mode in ("LA", "L") else 3)
+    assert np.all(levels[:, :4] == 200)
+    assert np.all(levels[:, 4:] == 60)
+
+
+def test_an_opaque_alpha_channel_is_dropped(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 4), np.uint8)
+    pixels[..., 3] = 255
+    assert np.array_equal(one(thrice(tmp_path / "in", pixels), size=8), pixels[..., :3].transpose(2, 0, 1))
+
+
+def broken_files(folder):
+    numbered(folder, 30)
+    (folder / "003.png").write_bytes(b"")
+    (folder / "011.png").write_bytes(b"hello")
+    whole = (folder / "017.png").read_bytes()
+    (folder / "017.png").write_bytes(whole[:45])
+    for part in ("val", "test"):
+        numbered(folder.parent / part, 1, first=200)
+    return str(folder.parent)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("003", r"is empty \(0 bytes\)"), ("011", "is not an image"), ("017", r"is broken \(")],
+)
+def test_a_broken_image_is_named(tmp_path, name, reason):
+    root = broken_files(tmp_path / "in" / "train")
+    for other in {"003", "011", "017"} - {name}:
+        (tmp_path / "in" / "train" / f"{other}.png").unlink()
+    with pytest.raises(
+        InputError, match=rf"train/{name}\.png: {reason}.*: repair or remove it, or give on_error"
+    ) as caught:
+        ImageFolder(root, 8).load("train")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_first_broken_image_is_the_one_named(tmp_path):
+    with pytest.raises(InputError, match=r"003\.png"):
+        ImageFolder(broken_files(tmp_path / "in" / "train"), 8).load("train")
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_broken_images_are_skipped_and_counted(tmp_path, caplog, where):
+    root = broken_files(tmp_path / "in" / "train")
+    expected = [n for n in range(30) if n not in (3, 11, 17)]
+    for _ in range(2):
+        caplog.clear()
+        source = ImageFolder(root, 8, on_error="skip", cache=where)
+        with caplog.at_level(logging.WARNING):
+            assert numbers(source, "train") == expected
+            assert numbers(source, "val") == [200]
+        assert source.skipped == {"train": 3, "val": 0}
+        assert [record.getMessage() for record in caplog.records] == [
+            f"skipped 3 of 30 images of {root} (train); the first: {root}/train/003.png: is empty (0 bytes)"
+        ]
+
+
+def test_skipping_everything_is_an_error(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.png").write_bytes(b"")
+    with pytest.raises(InputError, match="none of its 3 images can be read"):
+        ImageFolder(str(tmp_path), 8, on_error="skip")
+    for where in ("memory", "disk"):
+        with pytest.raises(InputError, match=r"none of the 1 images can be read; the first: .*\.png: is empty"):
+            ImageFolder(str(tmp_path), 8, channels=1, on_error="skip", cache=where).load("train")
+
+
+def test_the_first_image_may_be_broken_when_skipping(tmp_path):
+    numbered(tmp_path, 20)
+    (tmp_path / "000.png").write_bytes(b"")
+    assert ImageFolder(str(tmp_path), 8, on_error="skip").spec.channels == 1
+    with pytest.raises(InputError, match=r"000\.png: is empty"):
+        chain(*(numbers(ImageFolder(str(tmp_path), 8, channels=1), part) for part in ImageFolder.parts))
+
+
+@pytest.mark.parametrize("first", ["grey", "colour"])
+def test_mixed_channels_are_named(tmp_path, first):
+    grey, colour = np.full((8, 8), 1), np.full((8, 8, 3), 1)
+    for name in "abcd":
+        save(tmp_path / "train" / f"{name}.png", grey if first == "grey" else colour)
+    save(tmp_path / "train" / "x.png", colour if first == "grey" else grey)
+    for part in ("val", "test"):
+        save(tmp_path / part / "a.png", grey)
+    found = "a colour image among grey ones" if first == "grey" else "a grey image among colour ones"
+    with pytest.raises(InputError, match=rf"train/x\.png: {found}: give channels: 1 or 3 to convert all"):
+        ImageFolder(str(tmp_path), 8, on_error="skip").load("train")
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [("F", "tif"), ("I", "tif")])
+def test_pixels_without_a_range_are_refused(tmp_path, mode, suffix):
+    folder = thrice(tmp_path / "in", Image.new(mode, (8, 8)), suffix)
+    with pytest.raises(InputError, match="32-bit pixels have no fixed range: convert it to 8 or 16 bits"):
+        one(folder, size=8, channels=1)
+
+
+def test_wrong_folders_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"ImageFolder\.root: .*nowhere: no such folder: give the folder that"):
+        ImageFolder(str(tmp_path / "nowhere"), 8)
+    save(tmp_path / "file.png")
+    with pytest.raises(InputError, match=r"file\.png: is a file, not a folder"):
+        ImageFolder(str(tmp_path / "file.png"), 8)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("hello")
+    with pytest.raises(InputError, match=r"/empty: holds no images \(\.png .*\): put some there"):
+        ImageFolder(str(tmp_path / "empty"), 8)
+    numbered(tmp_path / "two", 2)
+    with pytest.raises(InputError, match=r"/two: 2 images are too few to split off test and val"):
+        ImageFolder(str(tmp_path / "two"), 8)
+
+
+def test_wrong_class_folders_are_named(tmp_path):
+    numbered(tmp_path / "cat", 5)
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(InputError, match=r"/dog: a class without images: fill or remove it, or give labels: false"):
+        ImageFolder(str(tmp_path), 8)
+    numbered(tmp_path / "dog", 1)
+    numbered(tmp_path, 1)
+    with pytest.raises(InputError, match=r"has images \(000\.png\) beside class folders \(cat/\): move them"):
+        ImageFolder(str(tmp_path), 8)
+    assert len(ImageFolder(str(tmp_path), 8, labels=False).load("train").levels) == 5
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (("train/a/1", "train/b/1", "test/a/1"), r"train/ and test/ differ: b/ is only in train/: make them the same"),
+        (("train/a/1", "test/a/1", "test/c/1"), r"train/ and test/ differ: c/ is only in test/"),
+        (("train/a/1", "train/a/2", "val/1"), r"train/ and val/ differ: a/ is only in train/"),
+        (
+            ("train/1", "valid/1"),
+            r"has a split folder, but also holds valid/: split folders are train/, val/",
+        ),
+        (("train/1", "car/1"), r"has a split folder, but also holds car/"),
+        (("train/1", "1"), r"has a split folder, but also holds 1\.png"),
+        (("test/1", "val/1"), r"has a split folder, but has no train/"),
+        (("Train/1", "Test/1"), r"has a split folder, but also holds Test/"),
+    ],
+)
+def test_wrong_split_folders_are_named(tmp_path, files, message):
+    for file in files:
+        save(tmp_path / f"{file}.png")
+    with pytest.raises(InputError, match=message):
+        ImageFolder(str(tmp_path), 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, r"ImageFolder\.size is not given: give the size to bring images to, such as 64 or \[48, 64\]"),
+        ({"size": 0}, r"ImageFolder\.size must be a number of pixels or \[height, width\], got 0"),
+        ({"size": [8]}, r"ImageFolder\.size must be .* got \[8\]"),
+        ({"size": [8, 8.5]}, r"ImageFolder\.size must be .* got \[8, 8.5\]"),
+        ({"size": 8, "channels": 2}, r"ImageFolder\.channels must be one of None, 1, 3, got 2"),
+        ({"size": 8, "on_error": "ignore"}, r"ImageFolder\.on_error must be one of 'raise', 'skip', got 'ignore'"),
+        ({"size": 8, "cache": "ram"}, r"ImageFolder\.cache must be one of"),
+        ({"size": 8, "background": 256}, r"ImageFolder\.background must be a level between 0 and 255, got 256"),
+        ({"size": 8, "split_seed": -1}, r"ImageFolder\.split_seed must not be negative, got -1"),
+    ],
+)
+def test_wrong_arguments_are_named(tmp_path, arguments, message):
+    numbered(tmp_path, 3)
+    with pytest.raises(InputError, match=message):
+        ImageFolder(str(tmp_path), **arguments)
+
+
+def stores(cache):
+    return sorted(os.listdir(cache / "folders")) if (cache / "folders").exists() else []
+
+
+def test_the_disk_cache_equals_memory_and_is_found_again(tmp_path, cache, monkeypatch):
+    for name in "ab":
+        numbered(tmp_path / "in" / name, 100)
+    root = str(tmp_path / "in")
+    memory, disk = ImageFolder(root, 8, cache="memory"), ImageFolder(root, 8, cache="disk")
+    memory.prepare()
+    assert stores(cache) == []
+    disk.prepare()
+    assert len(stores(cache)) == 3
+    for part in disk.parts:
+        expected, found = memory.load(part), disk.load(part)
+        assert isinstance(found.levels, np.memmap)
+        assert not found.levels.flags.writeable
+        assert np.array_equal(found.levels, expected.levels)
+        assert np.array_equal(found.labels, expected.labels)
+        assert disk.fingerprint(part) == memory.fingerprint(part)
+
+    def refuse(*_):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr("lightning_gen.data.folder.decode_all", refuse)
+    assert numbers(ImageFolder(root, 8, cache="disk"), "val") == numbers(memory, "val")
+    assert len(pickle.loads(pickle.dumps(disk)).load("val").levels) == 20
+
+
+def test_the_cache_goes_to_disk_by_itself_when_the_images_are_many(tmp_path, cache, monkeypatch):
+    numbered(tmp_path / "in", 20)
+    ImageFolder(str(tmp_path / "in"), 8).load("train")
+    assert stores(cache) == []
+    monkeypatch.setattr("lightning_gen.data.folder.MEMORY_LIMIT", 20 * 64 - 1)
+    ImageFolder(str(tmp_path / "in"), 8).load("train")
+    assert len(stores(cache)) == 1
+
+
+def test_the_disk_cache_sees_changes(tmp_path, cache):
+    root = tmp_path / "in"
+    numbered(root, 20)
+    ImageFolder(str(root), 8, cache="disk").load("train")
+    for arguments in (
+        {"size": 4},
+        {"size": 8, "channels": 1},
+        {"size": 8, "background": 0},
+        {"size": 8, "split_seed": 1},
+    ):
+        before = stores(cache)
+        ImageFolder(str(root), **arguments, cache="disk").load("train")
+        assert len(stores(cache)) == len(before) + 1
+    first = ImageFolder(str(root), 8, cache="disk")
+    name = f"{numbers(first, 'train')[0]:03d}.png"
+    before = stores(cache)
+    save(root / name, np.full((8, 8), 99))
+    assert 99 in numbers(ImageFolder(str(root), 8, cache="disk"), "train")
+    assert len(stores(cache)) == len(before) + 1
+
+
+@pytest.mark.parametrize("damage", ["levels.bin", "about.json", "gone"])
+def test_a_damaged_disk_cache_is_made_again(tmp_path, cache, caplog, damage):
+    numbered(tmp_path / "in", 20)
+    source = ImageFolder(str(tmp_path / "in"), 8, cache="disk")
+    expected = numbers(source, "train")
+    (store,) = (cache / "folders").iterdir()
+    if damage == "gone":
+        (store / "levels.bin").unlink()
+    else:
+        (store / damage).write_bytes(b"x")
+    with caplog.at_level(logging.WARNING):
+        assert numbers(ImageFolder(str(tmp_path / "in"), 8, cache="disk"), "train") == expected
+    assert "is damaged" in caplog.text
+
+
+def chunks_of(levels, meanwhile=lambda: None):
+    yield Chunk(levels[:1], [0], [])
+    meanwhile()
+    yield Chunk(levels[1:], list(range(1, len(levels))), [])
+
+
+def test_a_second_writer_that_finishes_first_does_no_harm(tmp_path):
+    levels = np.random.default_rng(0).integers(0, 256, (5, 1, 2, 2), np.uint8)
+    spec, labels = ImageSpec(1, 2, 2, num_classes=3), np.array([0, 1, 2, 1, 0])
+    store = tmp_path / "folders" / "key"
+
+    def meanwhile():
+        decode_to_disk(chunks_of(levels), spec, labels, store)
+
+    decode_to_disk(chunks_of(levels, meanwhile), spec, labels, store)
+    found, _ = open_store(store, spec)
+    assert np.array_equal(found.images.levels, levels)
+    assert np.array_equal(found.images.labels, labels)
+    assert os.listdir(tmp_path / "folders") == ["key"]
+
+
+def test_a_writer_that_fails_leaves_nothing(tmp_path):
+    def fail():
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        decode_to_disk(
+            chunks_of(np.zeros((2, 1, 2, 2), np.uint8), fail), ImageSpec(1, 2, 2), None, tmp_path / "a" / "key"
+        )
+    assert os.listdir(tmp_path / "a") == []
+
+
+def load_in_child(root, start, answers):
+    source = ImageFolder(root, 8, cache="disk")
+    start.wait()
+    images = source.load("train")
+    answers.put((int(images.levels.astype(int).sum()), source.fingerprint("train")))
+
+
+def test_two_processes_decode_at_once(tmp_path, cache):
+    numbered(tmp_path / "in", 200)
+    context = multiprocessing.get_context("fork")
+    start, answers = context.Barrier(2), context.Queue()
+    children = [context.Process(target=load_in_child, args=(str(tmp_path / "in"), start, answers)) for _ in range(2)]
+    for child in children:
+        child.start()
+    found = [answers.get(timeout=60) for _ in children]
+    for child in children:
+        child.join(60)
+    memory = ImageFolder(str(tmp_path / "in"), 8, cache="memory")
+    expected = int(memory.load("train").levels.astype(int).sum()), memory.fingerprint("train")
+    assert found == [expected, expected]
+    assert len(stores(cache)) == 1
+
+
+def test_linked_folders_are_followed_and_circles_end(tmp_path):
+    numbered(tmp_path / "elsewhere", 5, first=100)
+    numbered(tmp_path / "in" / "a", 5)
+    (tmp_path / "in" / "b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "a" / "circle").symlink_to(tmp_path / "in" / "a")
+    source = ImageFolder(str(tmp_path / "in"), 8)
+    assert source.classes == ("a", "b")
+    assert sorted(chain(*(numbers(source, part) for part in source.parts))) == [*range(5), *range(100, 105)]
+
+
+def test_arguments_can_be_read_back_and_the_source_named_in_a_config(tmp_path):
+    numbered(tmp_path, 3)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Source, "source")
+    given = {"size": [4, 6], "channels": 3, "labels": False, "background": 9, "on_error": "skip", "cache": "memory"}
+    given |= {"root": str(tmp_path), "split_seed": 2}
+    config = parser.parse_object({"source": {"class_path": "ImageFolder", "init_args": given}})
+    source = parser.instantiate(config).source
+    assert {name: getattr(source, name) for name in given} == given
+    typed = parser.parse_args(["--source=ImageFolder", f"--source.root={tmp_path}", "--source.size=8"])
+    assert parser.instantiate(typed).source.spec == ImageSpec(1, 8, 8)
