@@ -114,13 +114,8 @@ class RandomShift(Augmentation):
 
     def __call__(self, levels: Tensor, draw: Draw) -> Tensor:
         """Return the moved ``levels``."""
-        batch, channels, height, width = levels.shape
-        span = 2 * self.pixels + 1
-        # int(u * span) is uniform on 0 .. span - 1; float32 u < 1 and small spans cannot round up to span.
-        corner = draw.uniform(2).mul_(span).long()
+        # floor(u * n) is uniform on 0 .. n - 1: for odd n even the largest float32 u < 1 does not round up to n.
+        down, right = draw.uniform(2).mul_(2 * self.pixels + 1).long().unbind(1)
         padded = F.pad(levels, (self.pixels,) * 4, value=self.fill)
-        rows = corner[:, :1] + torch.arange(height, device=levels.device)
-        columns = corner[:, 1:] + torch.arange(width, device=levels.device)
-        stride = width + 2 * self.pixels
-        places = (rows[:, :, None] * stride + columns[:, None, :]).view(batch, 1, -1).expand(-1, channels, -1)
-        return padded.flatten(2).gather(2, places).view_as(levels)
+        windows = padded.unfold(2, levels.shape[2], 1).unfold(3, levels.shape[3], 1)
+        return windows[torch.arange(len(levels), device=levels.device), :, down, right]

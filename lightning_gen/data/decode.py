@@ -1,5 +1,6 @@
 """From image files of any size and kind to levels of one shape."""
 
+import math
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from PIL import Image, ImageOps
 from lightning_gen.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
-CHUNK = 64
+CHUNK_BYTES = 4 * 2**20
 
 
 class Unreadable(InputError):
@@ -104,11 +105,13 @@ def decode_all(files: Sequence[Path], decoder: Decoder, skip: bool) -> Iterator[
         InputError: for the first file that cannot be decoded; with ``skip`` broken files are left out.
     """
     threads = min(16, os.cpu_count() or 1)
+    shape = (decoder.channels, decoder.height, decoder.width)
+    at_once = min(64, max(1, CHUNK_BYTES // math.prod(shape)))
 
     def decode(first: int) -> Chunk:
-        levels = np.empty((CHUNK, decoder.channels, decoder.height, decoder.width), np.uint8)
+        levels = np.empty((at_once, *shape), np.uint8)
         places, broken = [], []
-        for place in range(first, min(first + CHUNK, len(files))):
+        for place in range(first, min(first + at_once, len(files))):
             try:
                 levels[len(places)] = decoder(files[place])
             except Unreadable as error:
@@ -122,7 +125,7 @@ def decode_all(files: Sequence[Path], decoder: Decoder, skip: bool) -> Iterator[
     with ThreadPoolExecutor(threads) as pool:
         running = deque()
         try:
-            for first in range(0, len(files), CHUNK):
+            for first in range(0, len(files), at_once):
                 running.append(pool.submit(decode, first))
                 # Bounded, so that a slow disk at the other end does not fill the memory.
                 if len(running) > 2 * threads:

@@ -109,12 +109,13 @@ class ImageDataModule(LightningDataModule):
         if self.trainer is None or not self.trainer.training:
             return batch
         rank, world_size = self._place()
-        levels = batch.levels
-        if self.augment:
-            draw = Draw(self._seed(), self._position, len(levels), rank, world_size, levels.device)
-            for augmentation in self.augment:
-                levels = augmentation(levels, draw)
+        levels, position = batch.levels, self._position
         self._position += world_size * len(levels)
+        if not self.augment:
+            return batch
+        draw = Draw(self._seed(), position, len(levels), rank, world_size, levels.device)
+        for augmentation in self.augment:
+            levels = augmentation(levels, draw)
         return batch._replace(levels=levels)
 
     def _begin(self) -> int:
