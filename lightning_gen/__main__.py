@@ -2,4 +2,5 @@
 
 from lightning_gen.cli import main
 
-main()
+if __name__ == "__main__":  # building classes by their path may import this module
+    main()

@@ -12,13 +12,16 @@ import collections.abc
 import functools
 import importlib
 import inspect
+import os
 import types
 import typing
 from typing import Any
 
+import numpy as np
+
 from lightning_gen.errors import InputError
 
-PLAIN = (type(None), bool, int, float, str)
+PLAIN = (bool, int, float, str)
 TRUSTED = ("lightning_gen", "torch")
 
 
@@ -39,8 +42,15 @@ def describe(value: Any, where: str = "value") -> Any:
     Raises:
         InputError: naming ``where`` for a lambda or function, or for an object whose init arguments cannot be read back.
     """
-    if isinstance(value, PLAIN):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, np.generic):
+        value = value.item()
+    for plain in PLAIN:
+        if isinstance(value, plain):
+            return plain(value)  # subclasses, such as NumPy's float, are not plain: torch.load would refuse them
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if isinstance(value, list | tuple):
         return [describe(item, f"{where}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, dict):
@@ -58,14 +68,25 @@ def describe(value: Any, where: str = "value") -> Any:
 
 
 def describe_arguments(value: Any, where: str) -> dict[str, Any]:
-    """Return the init arguments of an object, read from its attributes of the same names."""
+    """Return the init arguments of an object, read from its attributes of the same names.
+
+    Raises:
+        InputError: naming ``where`` for an argument without such an attribute, or a class that takes ``*args`` or
+            ``**kwargs``, of which nobody can tell what was given.
+    """
+    cls = type(value)
+    if cls.__init__ is object.__init__ and cls.__new__ is object.__new__ and hasattr(value, "__dict__"):
+        return {}  # what is written in C, such as a dtype, has no attributes to tell its value
     arguments = {}
-    for name, parameter in inspect.signature(type(value).__init__).parameters.items():
-        if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
+    for name, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise InputError(
+                f"{where}: a checkpoint cannot describe a {cls.__name__}, whose arguments cannot be read back; "
+                "name each argument of its __init__ and keep it as an attribute"
+            )
         if not hasattr(value, name):
             raise InputError(
-                f"{where}: {type(value).__name__} does not keep its argument {name!r} as an attribute of that name, "
+                f"{where}: {cls.__name__} does not keep its argument {name!r} as an attribute of that name, "
                 "so a checkpoint cannot describe it"
             )
         arguments[name] = describe(getattr(value, name), f"{where}.{name}")
@@ -73,13 +94,33 @@ def describe_arguments(value: Any, where: str) -> dict[str, Any]:
 
 
 def _describe_factory(factory: functools.partial, where: str) -> dict[str, Any]:
-    # jsonargparse's factories are partial(<its instantiator>, Class, **init_args); a user's are partial(Class, ...).
-    made = [item for item in (factory.func, *factory.args) if inspect.isclass(item)]
-    positional = [item for item in factory.args if not inspect.isclass(item) and not callable(item)]
-    if len(made) != 1 or positional:
+    made, positional = factory.func, factory.args
+    if getattr(made, "__module__", "").partition(".")[0] == "jsonargparse":
+        # jsonargparse's factories are partial(<function>, <its instantiator>, Class, **init_args).
+        made, positional = (positional[-1] if positional else None), ()
+    if not inspect.isclass(made) or positional:
         raise InputError(f"{where}: a factory must be functools.partial(Class, name=value, ...), got {factory!r}")
     keywords = {name: describe(item, f"{where}.{name}") for name, item in factory.keywords.items()}
-    return {"class_path": class_path(made[0]), "init_args": keywords}
+    return {"class_path": class_path(made), "init_args": keywords}
+
+
+def parameters_of(cls: type) -> dict[str, Any]:
+    """Return the annotation (Any without one) of each init parameter; ``**kwargs`` stand for those of the base class."""
+    annotations: dict[str, Any] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        try:
+            hints = typing.get_type_hints(base.__init__)
+        except NameError:  # names imported for type checkers only: plain arguments need no annotation
+            hints = {}
+        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
+        for parameter in parameters:
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                annotations.setdefault(parameter.name, hints.get(parameter.name, Any))
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return annotations
 
 
 def find_class(path: str, trust: typing.Sequence[str] = TRUSTED) -> type:
@@ -88,8 +129,10 @@ def find_class(path: str, trust: typing.Sequence[str] = TRUSTED) -> type:
     Raises:
         InputError: for a package that is not trusted, or where there is no such class.
     """
-    module_name, _, _ = path.rpartition(".")
     roots = {name.partition(".")[0] for name in trust}
+    if not isinstance(path, str):
+        raise InputError(f"class_path must be the import path of a class, got {path!r}")
+    module_name, _, _ = path.rpartition(".")
     if not module_name or path.partition(".")[0] not in roots:
         raise InputError(
             f"{path} is not from a trusted package ({', '.join(sorted(roots))}): "
@@ -100,7 +143,7 @@ def find_class(path: str, trust: typing.Sequence[str] = TRUSTED) -> type:
         try:
             target = importlib.import_module(module_name)
             break
-        except ModuleNotFoundError:
+        except ImportError:
             module_name = module_name.rpartition(".")[0]
     if target is not None:
         for name in path[len(module_name) + 1 :].split("."):
@@ -141,16 +184,23 @@ def build(description: Any, expected: Any, trust: typing.Sequence[str] = TRUSTED
     base = typing.get_args(expected)[-1] if is_factory else expected
     cls = find_class(description["class_path"], trust)
     base = typing.get_origin(base) or base
+    if base is Any:
+        raise InputError(f"{where}: no annotation says what this may be, so {description['class_path']} is not built")
     if not inspect.isclass(base) or not issubclass(cls, base):
         raise InputError(f"{where}: {description['class_path']} is not a {getattr(base, '__name__', base)}")
-    hints = typing.get_type_hints(cls.__init__)
-    known = inspect.signature(cls.__init__).parameters
+    known = parameters_of(cls)
     arguments = dict(extra)
     for name, item in description.get("init_args", {}).items():
         if name not in known:
             raise InputError(f"{where}: {cls.__name__} takes no argument {name!r} (another version wrote the file?)")
-        arguments[name] = build(item, hints.get(name, Any), trust, f"{where}.{name}")
-    return functools.partial(cls, **arguments) if is_factory else cls(**arguments)
+        arguments[name] = build(item, known[name], trust, f"{where}.{name}")
+    if is_factory:
+        return functools.partial(cls, **arguments)
+    try:
+        inspect.signature(cls.__init__).bind(None, **arguments)
+    except TypeError as error:
+        raise InputError(f"{where}: {cls.__name__}: {error} (another version wrote the file?)") from error
+    return cls(**arguments)
 
 
 def _build_union(description: Any, expected: Any, trust: typing.Sequence[str], where: str) -> Any:

@@ -124,7 +124,7 @@ class RunFolder:
 
     def discard_if_empty(self) -> None:
         """Remove the folder (and its parents) if nothing was written."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # a folder with something in it stays
             self.path.rmdir()
             self.path.parent.rmdir()
             self.path.parent.parent.rmdir()

@@ -65,6 +65,7 @@ class Checkpoints(Checkpoint):
         if self.monitor is not None:
             value = trainer.callback_metrics.get(self.monitor)
             if value is None:
+                self.save(trainer)  # the images seen so far are not lost
                 known = ", ".join(sorted(map(str, trainer.callback_metrics))) or "none"
                 raise InputError(f"checkpoint.monitor: no figure named {self.monitor!r}; this run has: {known}")
             value = float(value)

@@ -35,9 +35,14 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 class ExactResume(Callback):
-    """Store every rank's random state in checkpoints, restore it on resume, and keep it out of evaluation's hands."""
+    """Store every rank's random state in checkpoints, restore it on resume, and keep it out of evaluation's hands.
+
+    A checkpoint also holds the optimizers' options, such as learning rates, and torch restores them with their state.
+    A config that gives other ones counts: they are put back.
+    """
 
     def __init__(self) -> None:
+        self._options: list[list[dict[str, Any]]] = []
         self._resumed: list[dict[str, Any]] | None = None
         self._kept: dict[str, Any] | None = None
 
@@ -53,9 +58,19 @@ class ExactResume(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._resumed = checkpoint.get("random_states")
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._options = [
+            [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+            for optimizer in trainer.optimizers
+        ]
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._resumed is None:
             return
+        if not trainer.lr_scheduler_configs:  # a scheduler's learning rates are state, not options
+            for optimizer, groups in zip(trainer.optimizers, self._options, strict=True):
+                for group, options in zip(optimizer.param_groups, groups, strict=True):
+                    group.update(options)
         if len(self._resumed) != trainer.world_size:
             rank_zero_warn(
                 f"the run was on {len(self._resumed)} ranks and goes on with {trainer.world_size}: "

@@ -4,38 +4,23 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveInt
 
-from lightning_gen.commands.messages import condense
+from lightning_gen.commands.messages import CommandParser
 from lightning_gen.errors import InputError
 from lightning_gen.models import GenerativeModule, load, read_checkpoint
-
-
-class CommandParser(ArgumentParser):
-    """A parser whose errors are one line that names the option."""
-
-    def error(self, message: str, ex: Exception | None = None) -> None:
-        raise InputError(condense(message, self))
-
-
-def positive(value: Any) -> int:
-    """Return an integer of at least 1; argparse's message names the option."""
-    if not re.fullmatch(r"\d+", str(value)) or int(value) < 1:
-        raise ValueError(f"expected a whole number of at least 1, got {value!r}")
-    return int(value)
 
 
 def add_model_options(parser: CommandParser) -> None:
     """Add the options of every verb that reads a checkpoint of a generative model."""
     parser.add_argument("checkpoint", type=str, metavar="CKPT", help="Checkpoint file, such as runs/.../best.ckpt.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the samples.")
-    parser.add_argument("--batch_size", type=positive, default=500, help="Images drawn at once.")
+    parser.add_argument("--batch_size", type=PositiveInt, default=500, help="Images drawn at once.")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, mps, or auto.")
     parser.add_argument("--weights", choices=("averaged", "live"), default="averaged", help="Which weights to use.")
     parser.add_argument("--trust", type=list[str], default=[], help="Further packages to build classes from.")
@@ -102,9 +87,9 @@ def changed_sampler(model: GenerativeModule, options: Sequence[str]) -> Any:
             near = difflib.get_close_matches(name, names, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
             raise InputError(f"{type(sampler).__name__} has no option {name!r}: {hint}")
-    parser = CommandParser(prog="lightning", exit_on_error=True)
+    parser = CommandParser(prog="lightning")
     parser.add_class_arguments(type(sampler), "sampler")
     parser.set_defaults({f"sampler.{name}": getattr(sampler, name) for name in names})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return parser.instantiate_classes(parser.parse_args(list(options))).sampler
+        return parser.instantiate(parser.parse_args(list(options))).sampler

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jsonargparse.typing import PositiveInt
+
 from lightning_gen.callbacks.evaluation import draw_samples, set_references
 from lightning_gen.commands.common import (
-    CommandParser,
     add_model_options,
     load_generator,
-    positive,
     split_sampler_options,
 )
+from lightning_gen.commands.messages import CommandParser
 from lightning_gen.describe import TRUSTED, build
 from lightning_gen.errors import InputError
 from lightning_gen.files import write_json
@@ -31,7 +32,7 @@ def run(args: Sequence[str]) -> None:
         "extractor and metrics of its training run unless others are given. Data paths are those of the training run.",
     )
     add_model_options(parser)
-    parser.add_argument("--n", type=positive, default=2000, help="Samples to draw.")
+    parser.add_argument("--n", type=PositiveInt, default=2000, help="Samples to draw.")
     parser.add_argument("--part", choices=("val", "test"), default="val", help="Held-out part to compare with, too.")
     parser.add_argument("--json", type=str | None, default=None, help="File for the figures, as one flat JSON object.")
     parser.add_argument("--extractor", type=Extractor | None, default=None, help="Extractor of features, by class.")
@@ -40,7 +41,7 @@ def run(args: Sequence[str]) -> None:
     options = parser.parse_args(rest)
     if options.json and not Path(options.json).absolute().parent.is_dir():
         raise InputError(f"--json {options.json}: there is no folder {Path(options.json).parent}")
-    given = parser.instantiate_classes(options)
+    given = parser.instantiate(options)
     model, checkpoint = load_generator(options, sampler_options)
     suite = choose_suite(checkpoint, given, options)
     set_references(suite.to(model.device), load_data(checkpoint[CHECKPOINT_KEY], options.trust), options.part)

@@ -3,31 +3,163 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import inspect
 import re
-from typing import Any
 
-NOISE = re.compile(
-    r"^(-\s*)?(Does not validate against any of the Union subtypes|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>"
-    r"|Problem with given class_path|Got value|usage:|tip:)"
-)
+from jsonargparse import ArgumentParser
+from lightning.pytorch.cli import LightningArgumentParser
 
+from lightning_gen.errors import InputError
 
-def condense(message: str, parser: Any = None) -> str:
-    """Return the useful part of a parser's error message in one line."""
-    key, useful = [], []
-    for line in message.splitlines():
-        stripped = line.strip()
-        found = re.match(r"(?:- )?Parser key \"([^\"]+)\":?", stripped)
-        if found:
-            key.append(found[1])
-            stripped = stripped[found.end() :].strip()
-        if stripped and not NOISE.match(stripped):
-            useful.append(re.sub(r"^- ", "", stripped))
-    text = useful[0] if useful else " ".join(message.split())
-    return ": ".join(part for part in (".".join(key), text) if part)[:600]
+# A nested parser's line travels through the reports of the parsers around it between these marks.
+BEGIN, MIDDLE, END = "\u2063", "\u2064", "\u2062"
+MARKED = re.compile(f"{BEGIN}(.*?){MIDDLE}(.*?){END}", re.DOTALL)
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """Return a hint at the known word nearest to ``word``, or ''."""
-    near = difflib.get_close_matches(word, known, 1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+class OneLineErrors:
+    """Mixin of parsers: an error is one line, raised as InputError, whichever parser inside found it."""
+
+    shown = "{}"  # how a key is shown to the user
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        key, text = condense(message, self)
+        if self.exit_on_error:
+            key = self.shown.format(key)
+            raise InputError(f"{key}: {text}" if key else text)
+        raise InputError(f"{BEGIN}{key}{MIDDLE}{text}{END}")
+
+
+class CommandParser(OneLineErrors, ArgumentParser):
+    """A parser of one of the project's own verbs."""
+
+    shown = "--{}"
+
+
+class TrainingParser(OneLineErrors, LightningArgumentParser):
+    """A parser of one of LightningCLI's verbs."""
+
+
+def condense(message: str, parser: ArgumentParser) -> tuple[str, str]:
+    """Return (key, what is wrong with it) from a report of jsonargparse.
+
+    Args:
+        message: the report, with nested reports inside.
+        parser: who made it; its options are where near misses are looked for.
+    """
+    found = re.search(r'Parser key "([^"]+)"', message)
+    key = found[1] if found else ""
+    if nested := MARKED.search(message):
+        return ".".join(part for part in (key, nested[1]) if part), nested[2]
+    if unknown := re.search(r"unrecognized arguments: --?([\w.\-]+)|Option '([\w.\-]+)' is not accepted", message):
+        name = unknown[1] or unknown[2]
+        return ".".join(part for part in (key, name) if part), f"no such option{nearest_option(name, parser)}"
+    if missing := re.search(r"the following arguments are required: (.*)", message):
+        names = [name for name in re.split(r",\s*", missing[1].strip()) if name]
+        return ".".join(part for part in (key, names[0]) if part), "is required" + _also(names[1:])
+    if configs := re.search(r"Problems parsing config: (.*)", message, re.DOTALL):
+        return "", f"the config cannot be read: {' '.join(configs[1].split())}"
+    if "Unexpected config" in message:
+        return "", "a config must be a mapping of keys, such as model: and data:"
+    value = _given(message)
+    if (path := _class_path(message)) is not None:
+        return key, no_class(path, message)
+    if (expected := _expected(message)) and expected != "null":
+        return key, f"expected {expected}, got {value!r}"
+    if number := re.search(r"Not of type (\w+): (.*)", message):
+        return key, {"PositiveInt": "expected a whole number of at least 1"}.get(number[1], number[2])
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip() and "Parser key" not in line]
+    return key, " ".join(lines)[:400] if lines else "is not valid"
+
+
+def nearest_option(name: str, parser: ArgumentParser) -> str:
+    """Return a hint at the option nearest to ``name``, or ''."""
+    known = sorted({str(action.dest) for action in parser._actions if not str(action.dest).endswith("help")})
+    near = difflib.get_close_matches(name, known, 1, 0.6)
+    head = name.partition(".")[0]
+    if not near:
+        near = difflib.get_close_matches(head, sorted({option.partition(".")[0] for option in known}), 1, 0.6)
+    return f" (did you mean {near[0]!r}?)" if near and near[0] != name else ""
+
+
+def no_class(path: str, message: str) -> str:
+    """Say that ``path`` is no class of the expected kind, and which ones are."""
+    base = _base_class(message)
+    if base is None:
+        return f"there is no class {path!r}"
+    known = sorted({cls.__name__ for cls in _subclasses(base) if not inspect.isabstract(cls)})
+    near = difflib.get_close_matches(path.rpartition(".")[2], known, 1)
+    article = "an" if base.__name__[0] in "AEIOU" else "a"
+    text = f"{path!r} is not the import path of {article} {base.__name__}"
+    if near:
+        return f"{text} (did you mean {near[0]!r}?)"
+    own = [name for name in known if len(known) <= 12]
+    return text + (f"; known ones are {', '.join(own)}" if own else "")
+
+
+def _also(names: list[str]) -> str:
+    return f" (and {', '.join(names)})" if names else ""
+
+
+def _given(message: str) -> str | None:
+    found = re.search(r"Given value: (.*)", message) or re.search(r"Got value: (.*)", message)
+    return found[1].strip().rstrip(".") if found else None
+
+
+def _class_path(message: str) -> str | None:
+    patterns = (
+        r"Expected a dot import path string: (\S+)",
+        r"Problem with given class_path '([^']+)'",
+        r"Expected '([^']+)' to be a function that returns",
+        r"expects a function or a callable class: .*?Got value: (\S+)",
+        r"Import path (\S+) does not correspond",
+        r"class_path (?:\"|')?([\w.]+)",
+    )
+    if re.search(r"Expected a <class '(?:int|float|str|bool)'>", message) and "Problem with" not in message:
+        return None
+    if "does not correspond to a subclass" in message:
+        given = re.search(r"Given value: (?:Namespace\(class_path=')?([\w.]+)", message)
+        return given[1] if given else None
+    for pattern in patterns:
+        if found := re.search(pattern, message):
+            return found[1]
+    return None
+
+
+def _expected(message: str) -> str:
+    names: list[str] = []
+    for found in re.findall(r"Expected a (.*?)(?:\. Got value|$)", message, re.MULTILINE):
+        if "path but" in found or "dot import path" in found:
+            continue
+        if literal := re.match(r"typing\.Literal\[(.*)\]", found):
+            names += [name.strip(" '\"") for name in literal[1].split(",")]
+        elif cls := re.match(r"<class '([^']+)'>", found):
+            name = cls[1].rpartition(".")[2]
+            names.append(
+                {"NoneType": "null", "int": "a whole number", "float": "a number", "str": "text"}.get(name, name)
+            )
+        else:
+            names.append(found.strip())
+    unique = list(dict.fromkeys(name for name in names if name != "Tensor"))
+    return " or ".join([", ".join(unique[:-1]), unique[-1]] if len(unique) > 1 else unique)
+
+
+def _base_class(message: str) -> type | None:
+    found = re.search(r"Subtypes: \[<class '([\w.]+)'>", message) or re.search(r"\], ([\w.]+)\] expects a", message)
+    found = found or re.search(r"subclass of <?(?:class )?'?([\w.]+)", message)
+    if not found:
+        return None
+    module, _, name = found[1].rpartition(".")
+    try:
+        base = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        return None
+    return base if inspect.isclass(base) else None
+
+
+def _subclasses(base: type) -> list[type]:
+    own = [base] if base.__module__.startswith("lightning_gen") else []
+    found = [*own]
+    for cls in base.__subclasses__():
+        found += [c for c in _subclasses(cls) if c.__module__.startswith("lightning_gen")]
+    return found

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jsonargparse.typing import PositiveInt
 
 from lightning_gen.callbacks.grid import grid_picture, picture, save_png, to_pixels
 from lightning_gen.commands.common import (
-    CommandParser,
     add_model_options,
     load_generator,
-    positive,
     split_sampler_options,
 )
+from lightning_gen.commands.messages import CommandParser
 from lightning_gen.errors import InputError
 from lightning_gen.models import GenerativeModule
 from lightning_gen.models.base import keyed_seed
@@ -33,7 +33,7 @@ def run(args: Sequence[str]) -> None:
         "--sampler.temperature 0.8.",
     )
     add_model_options(parser)
-    parser.add_argument("--n", type=positive, default=64, help="How many images.")
+    parser.add_argument("--n", type=PositiveInt, default=64, help="How many images.")
     parser.add_argument("--out", type=str, required=True, help="Folder to make; must be empty or not exist.")
     parser.add_argument("--labels", type=list[int] | None, default=None, help="Classes to draw, repeated in turn.")
     parser.add_argument(

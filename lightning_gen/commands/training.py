@@ -19,6 +19,8 @@ from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf.errors import OmegaConfBaseException
 
 from lightning_gen.callbacks import (
     EMA,
@@ -35,7 +37,7 @@ from lightning_gen.callbacks import (
     TrainLog,
 )
 from lightning_gen.cli import TRAINING, fail
-from lightning_gen.commands.messages import condense
+from lightning_gen.commands.messages import TrainingParser
 from lightning_gen.errors import InputError
 from lightning_gen.files import write_json
 from lightning_gen.models import ImageModule, read_checkpoint
@@ -44,13 +46,6 @@ from lightning_gen.runs import CHILD_VARIABLE, RunFolder, run_of_checkpoint
 from lightning_gen.spec import ImageSpec
 
 REFUSED_LENGTHS = ("max_epochs", "max_steps", "max_time", "min_epochs", "min_steps")
-
-
-class Parser(LightningArgumentParser):
-    """A parser whose errors are one line, and whose exit code for them is 2."""
-
-    def error(self, message: str, ex: Exception | None = None) -> None:
-        raise InputError(condense(message, self))
 
 
 class RunOptions:
@@ -63,8 +58,6 @@ class RunOptions:
     """
 
     def __init__(self, root: str = "runs", experiment: str | None = None, threads: int | None = None):
-        if threads is not None and threads < 1:
-            raise InputError(f"run.threads must be at least 1, got {threads}")
         self.root = root
         self.experiment = experiment
         self.threads = threads
@@ -76,7 +69,6 @@ class TrainingCLI(LightningCLI):
     def __init__(self, verb: str, args: Sequence[str]):
         self.verb = verb
         self.arguments = list(args)
-        self.folder: RunFolder | None = None
         self.resumed = False
         self.checkpoint_path: Path | None = None
         super().__init__(
@@ -88,7 +80,7 @@ class TrainingCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             seed_everything_default=0,
-            parser_class=Parser,
+            parser_class=TrainingParser,
             parser_kwargs={"parser_mode": "omegaconf+"},
             trainer_defaults={"max_epochs": -1, "num_sanity_val_steps": 0, "enable_model_summary": False},
             args=self.arguments,
@@ -150,8 +142,11 @@ class TrainingCLI(LightningCLI):
         return Path(files[0]).stem if files else self.options.model.class_path.rpartition(".")[2].lower()
 
     def before_instantiate_classes(self) -> None:
-        if self.options.run.threads is not None:
-            torch.set_num_threads(self.options.run.threads)
+        threads = self.options.run.threads
+        if threads is not None and threads < 1:
+            raise InputError(f"run.threads must be at least 1, got {threads}")
+        if threads is not None:
+            torch.set_num_threads(threads)
         self.experiment_name = self.experiment
         self.options.run.experiment = self.experiment_name
         self._find_checkpoint()
@@ -213,14 +208,6 @@ class TrainingCLI(LightningCLI):
 
     # --- objects --------------------------------------------------------------------------------------------------
 
-    def instantiate_classes(self) -> None:
-        try:
-            super().instantiate_classes()
-        except BaseException:
-            if self.folder is not None and not self.resumed:
-                self.folder.discard_if_empty()
-            raise
-
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self.options.trainer
         extra = self.config_init[self.verb].trainer.get("logger")
@@ -276,6 +263,7 @@ class TrainingCLI(LightningCLI):
             self._conclude(model, time.monotonic() - started)
 
     def _report_differences(self, model: ImageModule) -> None:
+        check_fit(model, self.checkpoint["state_dict"], self.checkpoint_path)
         stored = self.checkpoint[CHECKPOINT_KEY]
         for line in differences(stored["model"], model.description(), "model"):
             say(f"note: {line} (the config counts, not the checkpoint)")
@@ -313,6 +301,7 @@ class TrainingCLI(LightningCLI):
         self._score("test", self.trainer.test, arguments)
 
     def _score(self, part: str, loop: Any, arguments: dict[str, Any]) -> None:
+        check_fit(self.model, self.checkpoint["state_dict"], self.checkpoint_path)
         loop(verbose=False, **{key: value for key, value in arguments.items() if key != "verbose"})
         if rank_zero_only.rank:
             return
@@ -384,6 +373,18 @@ def initialise_from(model: ImageModule, path: Path) -> None:
             say(f"{what}: {', '.join(names[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else ""))
 
 
+def check_fit(model: ImageModule, stored: dict[str, torch.Tensor], path: Path) -> None:
+    """Raise InputError, naming one tensor, if stored weights do not fit the model of the config."""
+    own = model.state_dict()
+    for name in [*own, *stored]:
+        sizes = [None if name not in side else tuple(side[name].shape) for side in (own, stored)]
+        if sizes[0] != sizes[1]:
+            raise InputError(
+                f"the weights in {path} do not fit the config's model: {name} is {sizes[1] or 'missing'} there and "
+                f"{sizes[0] or 'missing'} here; to take what fits into a new run, use --init_from"
+            )
+
+
 def differences(old: Any, new: Any, where: str) -> list[str]:
     """Return one line per value that differs between two descriptions."""
     if isinstance(old, dict) and isinstance(new, dict):
@@ -422,47 +423,63 @@ def run(verb: str, args: Sequence[str]) -> None:
     quieten()
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True, subclasses_enabled=[ImageSpec])
     environment = os.environ.get(CHILD_VARIABLE)
-    cli = None
+    cli = TrainingCLI.__new__(TrainingCLI)  # its constructor runs everything; errors want to know its folder
+    cli.folder = None
     try:
-        cli = TrainingCLI.__new__(TrainingCLI)
         cli.__init__(verb, args)
     except RunInterrupted as stop:
-        if rank_zero_only.rank:
-            return
-        again = f"lightning {' '.join(args)}" + ("" if "--ckpt_path" in args else " --ckpt_path last")
-        say(f"stopped by {stop}, everything is saved; to go on: {again}")
-        raise SystemExit(128 + stop.signum) from None
+        if rank_zero_only.rank == 0:
+            again = f"lightning {' '.join(args)}" + ("" if "--ckpt_path" in args else " --ckpt_path last")
+            say(f"stopped by {stop}, everything is saved; to go on: {again}")
+            raise SystemExit(128 + stop.signum) from None
     except KeyboardInterrupt:
         say("stopped at once; the last checkpoint is as it was")
         raise SystemExit(128 + signal.SIGINT) from None
-    except InputError:
-        raise
-    except TrainingDiverged as error:
-        fail(f"training diverged: {error}", 1)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        message, code = explain(error, cli)
+        if not message:
             raise
-        fail(f"the disk is full ({error.filename or 'while writing'}): free some space; {_last_good(cli)}", 1)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        fail(
-            f"out of memory: lower --data.batch_size or --evaluation.batch_size, or a network's width; {_last_good(cli)}",
-            1,
-        )
+        fail(message, code)
     finally:
+        if cli.folder is not None:
+            cli.folder.discard_if_empty()
         if environment is None:
             os.environ.pop(CHILD_VARIABLE, None)
+
+
+def explain(error: Exception, cli: TrainingCLI) -> tuple[str, int]:
+    """Return one line for the user and the exit code, or '' for an error that is not the user's or the machine's."""
+    cause = input_error_behind(error)
+    if cause is not None:
+        return str(cause), 2
+    if isinstance(error, MisconfigurationException):
+        return str(error), 2
+    if isinstance(error, OmegaConfBaseException):
+        return f"the config cannot be resolved: {str(error).splitlines()[0]}", 2
+    if isinstance(error, TrainingDiverged):
+        return f"training diverged: {error}", 1
+    last = cli.folder.last if cli.folder is not None and cli.folder.last.is_file() else None
+    good = f"the last good checkpoint is {last}, go on from it with --ckpt_path last" if last else "no checkpoint was written"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full ({error.filename or 'while writing'}): free some space; {good}", 1
+    if _is_out_of_memory(error):
+        remedy = "lower --data.batch_size or --evaluation.batch_size, or a network's width"
+        return f"out of memory: {remedy}; {good}", 1
+    return "", 1
+
+
+def input_error_behind(error: BaseException) -> InputError | None:
+    """Return the InputError that ``error`` is or was raised from: parsers wrap what constructors raise."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, InputError):
+            return error
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return any(words in str(error).lower() for words in ("out of memory", "can't allocate memory", "not enough memory"))
-
-
-def _last_good(cli: TrainingCLI | None) -> str:
-    folder = getattr(cli, "folder", None)
-    if folder is None or not folder.last.is_file():
-        return "no checkpoint was written yet"
-    return f"the last good checkpoint is {folder.last}, go on from it with --ckpt_path last"

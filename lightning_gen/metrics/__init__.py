@@ -2,7 +2,15 @@
 
 from lightning_gen.metrics.base import FeatureMetric, FeatureSet
 from lightning_gen.metrics.diversity import Diversity, mean_pairwise_distance, vendi_score
-from lightning_gen.metrics.extractors import ClassifierExtractor, DigitsExtractor, Extractor, Features
+from lightning_gen.metrics.extractors import (
+    ClassifierExtractor,
+    DigitsExtractor,
+    Extractor,
+    Features,
+    InceptionExtractor,
+    ModuleExtractor,
+    TorchvisionExtractor,
+)
 from lightning_gen.metrics.frechet import FrechetDistance, frechet_distance
 from lightning_gen.metrics.inception_score import InceptionScore, inception_score
 from lightning_gen.metrics.kernel import KernelDistance, kernel_distance
@@ -21,10 +29,13 @@ __all__ = [
     "FeatureSet",
     "Features",
     "FrechetDistance",
+    "InceptionExtractor",
     "InceptionScore",
     "KernelDistance",
     "MetricSuite",
+    "ModuleExtractor",
     "PrecisionRecall",
+    "TorchvisionExtractor",
     "copy_share",
     "density_coverage",
     "frechet_distance",

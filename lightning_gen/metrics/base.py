@@ -82,6 +82,13 @@ class FeatureSet:
         """Unbiased covariance (D, D), float64."""
         return self._moments()[1]
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether more than one image was given and, up to rounding, all have the same features."""
+        if self.count < 2 or (self.features is None and self.moments is None):
+            return False
+        return bool(self.cov.trace() <= 1e-12 * (1 + self.mean.square().sum()))
+
     def once(self, key: Any, compute: Callable[[], Tensor]) -> Tensor:
         """The tensor stored under ``key``, computed at the first call: what costs something and depends on this set."""
         if key not in self.cache:
@@ -154,8 +161,8 @@ class Accumulator(Metric):
     """Everything that metrics keep of the generated images, collected once for all of them and over all ranks.
 
     ``keeps`` picks: ``moments`` (float64 sums, D² + D numbers whatever n is), ``features`` (n·D floats, on every rank
-    once gathered), ``logits`` (n·K floats) and ``pixels`` (thumbnails, n·P bytes). With features the moments come from the ordered features, so that they
-    do not depend on how batches were cut at all; from sums they agree to rounding.
+    once gathered), ``logits`` (n·K floats) and ``pixels`` (thumbnails, n·P bytes). With features the moments come from
+    the ordered features, so that they do not depend on how batches were cut at all; from sums they agree to rounding.
     """
 
     full_state_update = False

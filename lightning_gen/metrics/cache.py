@@ -16,9 +16,9 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 
-def cache_directory() -> Path:
-    """The folder of cached features: ``$LIGHTNING_GEN_CACHE``, else ``~/.cache/lightning_gen``."""
-    return Path(os.environ.get("LIGHTNING_GEN_CACHE") or Path.home() / ".cache" / "lightning_gen") / "features"
+def cache_root() -> Path:
+    """The folder of what can be made again: ``$LIGHTNING_GEN_CACHE``, else ``~/.cache/lightning_gen``."""
+    return Path(os.environ.get("LIGHTNING_GEN_CACHE") or Path.home() / ".cache" / "lightning_gen")
 
 
 def cached_tensors(key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -32,7 +32,7 @@ def cached_tensors(key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[s
         key: hash of everything that the tensors depend on.
         compute: makes the tensors.
     """
-    path = cache_directory() / f"{key}.safetensors"
+    path = cache_root() / "features" / f"{key}.safetensors"
     stored = _read(path, key) if path.exists() else None
     if stored is not None:
         return stored

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -23,6 +25,8 @@ from lightning_gen.metrics.base import (
 from lightning_gen.metrics.cache import cached_tensors
 from lightning_gen.metrics.extractors import Extractor, Features
 from lightning_gen.spec import ImageSpec
+
+log = logging.getLogger(__name__)
 
 
 class MetricSuite:
@@ -209,11 +213,17 @@ class MetricSuite:
         Raises:
             InputError: for fewer images than a metric needs, a missing reference, or a sample index given twice.
         """
-        return self.score(self.samples.compute())
+        with warnings.catch_warnings():
+            # torchmetrics warns where this rank had no image of its own
+            warnings.filterwarnings("ignore", ".*was called before the ``update`` method", UserWarning)
+            samples = self.samples.compute()
+        return self.score(samples)
 
     def score(self, samples: FeatureSet) -> dict[str, float]:
         """Figures of a feature set that was extracted already."""
         self.count = samples.count
+        if samples.is_constant:
+            log.warning("metrics: all %d generated images have the same features", samples.count)
         figures: dict[str, float] = {}
         for metric in self.metrics:
             figures |= self._named(metric, samples)

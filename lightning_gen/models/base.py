@@ -97,8 +97,10 @@ class ImageModule(LightningModule):
         except TypeError:  # copying calls __new__ bare; for anybody else __init__ raises the same in better words
             return self
         bound.apply_defaults()
-        arguments = dict(bound.arguments)
-        arguments.pop("self", None)
+        arguments = dict(list(bound.arguments.items())[1:])
+        for parameter in bound.signature.parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:  # a subclass that passes the rest on
+                arguments |= arguments.pop(parameter.name)
         self.__dict__["_init_arguments"] = arguments
         return self
 

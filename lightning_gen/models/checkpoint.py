@@ -38,9 +38,10 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         ) from error
     except (RuntimeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
-    if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
+    state = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or not {"format", "version", "model", "spec"} <= state.keys():
         raise InputError(f"{path} was not written by lightning-gen: it does not describe its model")
-    check_format(checkpoint[CHECKPOINT_KEY])
+    check_format(state)
     return checkpoint
 
 

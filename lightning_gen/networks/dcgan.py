@@ -23,7 +23,7 @@ def doublings(spec: ImageSpec, owner: object) -> tuple[int, int]:
     if spec.height != spec.width:
         raise InputError(f"{name} makes square images only, got {spec.height}x{spec.width}; an MLP takes any shape")
     side, k = spec.height, 0
-    while side > SMALLEST[-1] and side % 2 == 0:
+    while side % 2 == 0 and (side > SMALLEST[-1] or (k == 0 and side // 2 in SMALLEST)):
         side, k = side // 2, k + 1
     if side not in SMALLEST or k < 1 or spec.height > LARGEST:
         raise InputError(

@@ -24,7 +24,7 @@ class Penalty(ABC):
     """
 
     def __init__(self, weight: float = 1.0, every: int = 1):
-        if weight < 0:
+        if not weight >= 0:  # refuses nan, too
             raise InputError(f"{type(self).__name__}: weight must be at least 0, got {weight}")
         if every < 1:
             raise InputError(f"{type(self).__name__}: every must be at least 1 critic step, got {every}")

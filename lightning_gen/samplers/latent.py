@@ -20,9 +20,9 @@ class LatentSampler:
     """
 
     def __init__(self, temperature: float = 1.0, truncation: float | None = None):
-        if temperature <= 0:
+        if not temperature > 0:  # refuses nan, too
             raise InputError(f"sampler.temperature must be above 0, got {temperature}")
-        if truncation is not None and truncation <= 0:
+        if truncation is not None and not truncation > 0:
             raise InputError(f"sampler.truncation must be above 0, got {truncation}")
         self.temperature = temperature
         self.truncation = truncation

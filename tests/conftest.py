@@ -1,0 +1,47 @@
+"""What all tests share: one thread, a fresh cache, the same randomness for each, and no network."""
+
+import os
+import random
+import socket
+import tempfile
+
+# Before anything imports torch: idle OpenMP threads that spin make small tests many times slower.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+_cache = tempfile.TemporaryDirectory(prefix="lightning_gen_cache_")
+os.environ["LIGHTNING_GEN_CACHE"] = _cache.name  # children inherit it, too
+os.environ["WANDB_MODE"] = "offline"
+
+
+@pytest.fixture(autouse=True)
+def _seeded(monkeypatch):
+    """Start every test from the same global random state, whatever ran before it."""
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # left behind by seed_everything
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - the global one is what careless code would draw from
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """Let connections leave this machine for no test; local ones (other ranks, test servers) are fine."""
+    connect = socket.socket.connect
+
+    def connect_locally(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"tests use no network, but one wants to reach {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_locally)
+
+
+@pytest.fixture
+def generator():
+    """A seeded source of randomness."""
+    return torch.Generator().manual_seed(0)

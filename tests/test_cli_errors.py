@@ -1,0 +1,124 @@
+"""Bad input at the command line: one line that names the thing and the remedy, exit code 2, nothing left behind."""
+
+import re
+
+import pytest
+import torch
+
+from lightning_gen.cli import main
+
+QUICKSTART = ["fit", "--config", "configs/quickstart.yaml"]
+
+# (arguments after the quickstart's config, what the one line must say)
+FIT = [
+    (["--model.generator.widht", "4"], r"model\.generator\.widht: no such option.*'widths'"),
+    (["--model.generatr.width", "4"], r"model\.generatr\.width: no such option.*'generator'"),
+    (["--modell.x", "4"], r"modell\.x: no such option.*'model'"),
+    (["--data.batchsize", "4"], r"data\.batchsize: no such option.*'batch_size'"),
+    (["--data.batch_size", "0"], r"batch_size must be at least 1, got 0"),
+    (["--data.batch_size", "abc"], r"data\.batch_size: expected a whole number, got 'abc'"),
+    (["--budget.images", "many"], r"budget\.images: expected a whole number or null, got 'many'"),
+    (["--budget.images", "-5"], r"budget\.images must be above 0, got -5"),
+    (["--budget.imgaes", "5"], r"budget\.imgaes: no such option.*'budget\.images'"),
+    (["--budget.images", "null"], r"how long should the run last\? give --budget\.images"),
+    (["--trainer.max_epochs", "3"], r"trainer\.max_epochs: .*--budget\.images"),
+    (["--trainer.max_steps", "3"], r"trainer\.max_steps: .*--budget\.images"),
+    (["--trainer.acelerator", "cpu"], r"trainer\.acelerator: no such option.*'trainer\.accelerator'"),
+    (["--trainer.precision", "17"], r"trainer\.precision: expected .*bf16-mixed.*, got '17'"),
+    (["--model.loss", "Hinge2"], r"model\.loss: 'Hinge2' is not the import path of an AdversarialLoss; .*Relativistic"),
+    (
+        ["--model.loss", "lightning_gen.objectives.Nope"],
+        r"model\.loss: .*Nope' is not the import path of an Adversarial",
+    ),
+    (
+        ["--model.loss", "torch.nn.Linear"],
+        r"model\.loss: 'torch\.nn\.Linear' is not the import path of an AdversarialLoss",
+    ),
+    (["--model", "lightning_gen.models.GANN"], r"model: .*GANN' is not the import path .*'GAN'"),
+    (["--model.generator", "torch.relu"], r"model\.generator: 'torch\.relu' is not the import path"),
+    (["--model.generator_optimizer.lr", "fast"], r"model\.generator_optimizer\.lr: expected a number, got 'fast'"),
+    (["--model.critic_steps", "0"], r"critic_steps must be at least 1, got 0"),
+    (["--model.generator.widths", "[16, 0]"], r"MLPGenerator: widths\[1\] must be a positive integer, got 0"),
+    (["--data.source", "lightning_gen.data.ImageFolder"], r"data\.source\.root: is required"),
+    (["--data.source", "Digitz"], r"data\.source: .*'Digitz'"),
+    (
+        ["--data.source", "ImageFolder", "--data.source.root", "nowhere", "--data.source.size", "8"],
+        r"nowhere: no such folder",
+    ),
+    (["--ckpt_path", "nope.ckpt"], r"no checkpoint at nope\.ckpt"),
+    (["--ckpt_path", "last"], r"--ckpt_path last: no unfinished run in runs/quickstart"),
+    (["--ckpt_path", "last", "--init_from", "x"], r"--ckpt_path goes on with a run, --init_from starts a new one"),
+    (["--ckpt_path", "text.ckpt"], r"text\.ckpt is not a checkpoint, or was cut short"),
+    (["--init_from", "text.ckpt"], r"text\.ckpt is not a checkpoint, or was cut short"),
+    (["--ema.half_life", "-1"], r"ema\.half_life must be at least 0 images"),
+    (["--evaluation.n", "0"], r"evaluation\.n must be at least 1, got 0"),
+    (["--evaluation.every", "0"], r"evaluation\.every must be at least 1 image, got 0"),
+    (
+        ["--checkpoint.monitor", "val/nope", "--budget.images", "64"],
+        r"no figure named 'val/nope'; this run has: .*val/fid_digits",
+    ),
+    (["--config", "interpolation.yaml"], r"the config cannot be resolved: .*nothing\.here"),
+    (["--config", "broken.yaml"], r"the config cannot be read: .*line 1"),
+    (["--config", "list.yaml"], r"a config must be a mapping of keys"),
+    (["--run.threads", "0"], r"run\.threads must be at least 1"),
+]
+
+OTHER = [
+    (["fitt"], r"unknown verb 'fitt': did you mean 'fit'\?"),
+    (["--config", "x"], r"the verb comes first"),
+    (["fit"], r"which model and data\? give --config FILE"),
+    (["fit", "--config"], r"--config needs a file"),
+    (["fit", "--config", "nope.yaml"], r"no config file nope\.yaml"),
+    (["fit", "--config", "configs/quickstar.yaml"], r"did you mean configs/quickstart\.yaml\?"),
+    (["test", "--config", "configs/quickstart.yaml"], r"test what\? give --ckpt_path FILE"),
+    (["validate", "--config", "configs/quickstart.yaml", "--ckpt_path", "last"], r"no run with a checkpoint in"),
+    (["sample", "x.ckpt"], r"--out: is required"),
+    (["sample", "nope.ckpt", "--out", "o"], r"no checkpoint at nope\.ckpt"),
+    (["sample", "text.ckpt", "--n", "0", "--out", "o"], r"--n: expected a whole number of at least 1"),
+    (["sample", "text.ckpt", "--m", "0", "--out", "o"], r"--m: no such option"),
+    (["sample", "text.ckpt", "--out", "full"], r"--out full exists and is not an empty folder"),
+    (["sample", "foreign.ckpt", "--out", "o"], r"foreign\.ckpt was not written by lightning-gen"),
+    (["evaluate", "text.ckpt", "--n", "abc"], r"--n: expected a whole number of at least 1"),
+    (["evaluate", "text.ckpt", "--json", "no/folder/x.json"], r"there is no folder no/folder"),
+    (["evaluate", "nope.ckpt"], r"no checkpoint at nope\.ckpt"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.ckpt").write_text("not a checkpoint")
+    (tmp_path / "broken.yaml").write_text("model: [unclosed\n")
+    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    (tmp_path / "interpolation.yaml").write_text("budget: {images: '${nothing.here}'}\n")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+
+
+def error_line(args, capsys) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    assert stop.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in lines[0]
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"), FIT, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_bad_fit(arguments, expected, capsys, tmp_path):
+    line = error_line([*QUICKSTART, *arguments], capsys)
+    assert re.search(expected, line), line
+    if "--checkpoint.monitor" not in arguments:
+        assert not (tmp_path / "runs").exists(), "a run folder was left behind"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"), OTHER, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_bad_command_line(arguments, expected, capsys):
+    line = error_line(arguments, capsys)
+    assert re.search(expected, line), line
