@@ -45,3 +45,55 @@ def _no_network(monkeypatch):
 def generator():
     """A seeded source of randomness."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def quiet_trainer():
+    """Make a plain Lightning Trainer on one CPU process that prints and writes nothing."""
+    from lightning.pytorch import Trainer
+
+    def make(**options):
+        quiet = {
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            "max_epochs": 1,
+        }
+        return Trainer(accelerator="cpu", devices=1, **{**quiet, **options})
+
+    return make
+
+
+class Batches:
+    """A finite loader; Lightning would take a bare list for several loaders."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+    def __getitem__(self, number):
+        return self.batches[number]
+
+
+@pytest.fixture(scope="session")
+def make_batches():
+    """Make a loader of a few batches of random levels (and labels, where the spec has classes)."""
+    from lightning_gen.data import Batch
+
+    def make(spec, count, size=8, seed=0):
+        source = torch.Generator().manual_seed(seed)
+        batches = []
+        for number in range(count):
+            levels = torch.randint(spec.levels, (size, *spec.shape), generator=source).to(torch.uint8)
+            labels = torch.randint(spec.num_classes, (size,), generator=source) if spec.num_classes else None
+            batches.append(Batch(levels, labels, torch.arange(size) + number * size))
+        return Batches(batches)
+
+    return make

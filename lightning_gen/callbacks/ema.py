@@ -74,8 +74,13 @@ class EMA(Callback):
             self._swap(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        dtype = pl_module.dtype
+        if self.averages and dtype in (torch.bfloat16, torch.float16):
+            raise InputError(
+                f"ema: weights in {dtype} are too coarse to average: use trainer.precision bf16-mixed, or ema.half_life 0"
+            )
         for average in self.averages.values():
-            average.to(pl_module.device)
+            average.to(pl_module.device, dtype)
         if self.averages and pl_module.images_seen == 0:  # weights may have come from --init_from since setup
             for name, module in pl_module.averaged_modules().items():
                 self.averages[name].load_state_dict(module.state_dict())
@@ -116,6 +121,11 @@ class EMA(Callback):
             self._swap(pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size > 1 and trainer.state.fn == "fit":
+            # Batch statistics are each rank's own; what is scored and saved is the first rank's.
+            for average in self.averages.values():
+                for buffer in average.buffers():
+                    torch.distributed.broadcast(buffer, src=0)
         self._enter(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -27,6 +27,11 @@ class ImagesProgressBar(ProgressBar):
         self._next = 0.0
         self._timed = False
 
+    @property
+    def is_enabled(self) -> bool:
+        """Whether lines are printed through the bar."""
+        return self._enabled
+
     def enable(self) -> None:
         self._enabled = True
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class TrainLog(Callback):
-    """Log the running means that the model tracks as ``train/<name>``, every ``trainer.log_every_n_steps`` steps.
+    """Log the running means that the model tracks as ``train/<name>``, every ``trainer.log_every_n_steps`` steps,
+    averaged over ranks.
 
     Images per second (``train/images_per_second``) leave evaluation and checkpoints out.
     """
@@ -35,7 +37,12 @@ class TrainLog(Callback):
         if self._steps < trainer.log_every_n_steps:
             return
         seconds = time.perf_counter() - self._since
-        figures = {f"train/{name}": value for name, value in pl_module.tracked().items()}
+        tracked = pl_module.tracked()
+        if trainer.world_size > 1:  # equal names in equal order on all ranks, because all take the same steps
+            means = torch.tensor(list(tracked.values()), dtype=torch.float64, device=pl_module.device)
+            torch.distributed.all_reduce(means)
+            tracked = dict(zip(tracked, (means / trainer.world_size).tolist(), strict=True))
+        figures = {f"train/{name}": value for name, value in tracked.items()}
         figures["train/images_per_second"] = (pl_module.images_seen - self._images) / seconds
         if pl_module.skipped_steps:
             figures["train/skipped_steps"] = float(pl_module.skipped_steps)

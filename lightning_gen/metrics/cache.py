@@ -21,7 +21,7 @@ def cache_root() -> Path:
     return Path(os.environ.get("LIGHTNING_GEN_CACHE") or Path.home() / ".cache" / "lightning_gen")
 
 
-def cached_tensors(key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+def cached_tensors(key: str, compute: Callable[[], dict[str, Tensor]], count: int | None = None) -> dict[str, Tensor]:
     """The tensors stored under ``key``, or else computed and stored.
 
     A file is written under a temporary name and renamed: runs that write at once each write the same content, and no
@@ -31,9 +31,13 @@ def cached_tensors(key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[s
     Args:
         key: hash of everything that the tensors depend on.
         compute: makes the tensors.
+        count: number of rows that each must have; an entry with another is stale.
     """
     path = cache_root() / "features" / f"{key}.safetensors"
     stored = _read(path, key) if path.exists() else None
+    if stored is not None and count is not None and any(len(rows) != count for rows in stored.values()):
+        log.warning("cached features %s are not those of %d images; computing them anew", path, count)
+        stored = None
     if stored is not None:
         return stored
     tensors = compute()
@@ -65,14 +69,14 @@ def _read(path: Path, key: str) -> dict[str, Tensor] | None:
 def _write(path: Path, key: str, tensors: dict[str, Tensor]) -> None:
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = safetensors.torch.save(cpu, metadata={"key": key, "checksum": _checksum(cpu)})
+    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{key}", delete=False) as file:
+            temporary = file.name
             file.write(content)
-        try:
-            os.replace(file.name, path)
-        except OSError:
-            os.unlink(file.name)
-            raise
+        os.replace(temporary, path)
     except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
         log.warning("features cannot be cached in %s (%s); set LIGHTNING_GEN_CACHE to a writable folder", path, error)

@@ -20,6 +20,7 @@ from lightning_gen.metrics.base import (
     FeatureSet,
     describe,
     figure_name,
+    moments_of,
     thumbnails,
 )
 from lightning_gen.metrics.cache import cached_tensors
@@ -147,7 +148,7 @@ class MetricSuite:
         else:
             spec_key = f"{spec.shape}|{spec.levels}"
             key = hashlib.sha256(f"1|{fingerprint}|{self.extractor.content_hash}|{spec_key}".encode()).hexdigest()[:40]
-            tensors = cached_tensors(key, compute)
+            tensors = cached_tensors(key, compute, len(levels) if isinstance(levels, Tensor | np.ndarray) else None)
         features = tensors["features"]
         if len(features) < 2:
             raise InputError(f"metrics: the {part!r} reference needs at least 2 images, got {len(features)}")
@@ -161,7 +162,12 @@ class MetricSuite:
         for name, rows in (("labels", labels), ("pixels", reference.pixels)):
             if rows is not None and len(rows) != len(features):
                 raise InputError(f"metrics: the {part!r} reference has {len(features)} images but {len(rows)} {name}")
-        self.references[part] = reference.to(self._statistics_device)
+        reference.to(self._statistics_device)
+        if "features" not in self.keeps:
+            if "moments" in self.keeps:
+                reference.moments = moments_of(reference.features)
+            reference.features = None
+        self.references[part] = reference
         self.fingerprints[part] = fingerprint
         for metric in self.metrics:
             metric.set_reference(part, reference)
@@ -170,7 +176,8 @@ class MetricSuite:
         whole = isinstance(levels, Tensor | np.ndarray)
         for batch in [levels] if whole else levels:
             for start in range(0, len(batch), self.batch_size):
-                yield torch.as_tensor(np.array(batch[start : start + self.batch_size]))
+                part = batch[start : start + self.batch_size]
+                yield part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
 
     def _pixels(self, levels: Tensor) -> list[Tensor]:
         return [thumbnails(levels.to(self._statistics_device))] if "pixels" in self.keeps else []

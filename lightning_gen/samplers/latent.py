@@ -28,8 +28,9 @@ class LatentSampler:
         self.truncation = truncation
 
     def __call__(self, n: int, latent_dim: int, generator: torch.Generator, device: torch.device) -> Tensor:
-        """Return latents (n, latent_dim) on ``device``, drawn with ``generator``."""
-        latent = torch.empty(n, latent_dim, device=device)
+        """Return float32 latents (n, latent_dim) on ``device``, drawn with ``generator``."""
+        # Not the default dtype, which a Trainer of precision 64-true changes: equal generators draw equal latents.
+        latent = torch.empty(n, latent_dim, dtype=torch.float32, device=device)
         if self.truncation is None:
             latent.normal_(generator=generator)
         else:

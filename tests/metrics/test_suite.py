@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from lightning_gen.metrics import (
     DigitsExtractor,
     Diversity,
     Extractor,
+    FeatureMetric,
     Features,
     FrechetDistance,
     InceptionScore,
@@ -257,6 +259,24 @@ def test_a_metric_alone_is_a_torchmetrics_metric():
     assert metric.compute()["fid"] > 1
 
 
+class Brightness(FeatureMetric):
+    """A user's metric: mean pixel of generated images over that of the training part."""
+
+    keeps = frozenset({"pixels"})
+
+    def score(self, samples):
+        return {"brightness@pixels": float(samples.rows("pixels").float().mean() / self._real().float().mean())}
+
+    def _real(self):
+        return self.reference("train").rows("pixels")
+
+
+def test_a_metric_of_ones_own_joins_the_suite():
+    suite = make([FrechetDistance(), Brightness()])
+    suite.update(images(70, 1) // 2, torch.arange(70))
+    assert suite.compute()["brightness_pixels"] == pytest.approx(0.5, abs=0.02)
+
+
 # Cache
 
 
@@ -304,6 +324,32 @@ def test_a_damaged_entry_is_rebuilt_with_a_warning(cache_folder, caplog, damage)
     again = MetricSuite(Projection(), [FrechetDistance()])
     again.set_reference("train", images(70, 1), SPEC, fingerprint="abc")
     assert again.extractor.passes == 0
+
+
+def test_an_entry_of_another_number_of_images_is_stale(cache_folder, caplog):
+    for n in (70, 60):
+        suite = MetricSuite(Projection(), [FrechetDistance()])
+        suite.set_reference("train", images(n, 1), SPEC, fingerprint="abc")
+        assert suite.references["train"].count == n
+    assert "not those of 60 images" in caplog.text
+
+
+def test_reference_features_are_let_go_where_no_metric_needs_them():
+    suite = make([FrechetDistance(), InceptionScore(4)])
+    assert suite.references["train"].features is None
+    assert make().references["train"].features.shape == (70, 6)
+
+
+def test_writers_at_once_leave_one_good_entry(cache_folder):
+    def work(seed):
+        suite = MetricSuite(Projection(), [FrechetDistance()])
+        suite.set_reference("train", images(70, 1), SPEC, fingerprint="abc")
+        return suite.references["train"].mean
+
+    with ThreadPoolExecutor(6) as pool:
+        results = list(pool.map(work, range(12)))
+    assert all(torch.equal(result, results[0]) for result in results)
+    assert [file.suffix for file in cache_folder.iterdir()] == [".safetensors"]
 
 
 def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, monkeypatch, caplog):

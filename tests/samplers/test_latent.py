@@ -55,6 +55,16 @@ def test_truncation_comes_before_the_temperature():
 
 
 @pytest.mark.parametrize("sampler", [LatentSampler(), LatentSampler(truncation=1.5)], ids=["normal", "truncated"])
+def test_the_default_dtype_changes_nothing(sampler):
+    expected = draw(sampler, 30, 4)
+    torch.set_default_dtype(torch.float64)  # as a Trainer does in training with precision 64-true
+    try:
+        assert torch.equal(draw(sampler, 30, 4), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("sampler", [LatentSampler(), LatentSampler(truncation=1.5)], ids=["normal", "truncated"])
 def test_the_generator_is_the_only_source_of_randomness(sampler):
     state = torch.get_rng_state()
     first, again, other = draw(sampler, 30, 4, seed=1), draw(sampler, 30, 4, seed=1), draw(sampler, 30, 4, seed=2)

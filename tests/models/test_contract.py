@@ -1,0 +1,287 @@
+"""What every family keeps to. A family joins by one row in ROWS.
+
+Golden losses are the figures that the model tracks over the first three steps (in float64, so that they are the same
+on every machine), stored in golden.json. After a change that is meant to alter them, write them anew and look at the
+difference before committing it:
+
+    LIGHTNING_GEN_REWRITE_GOLDEN=1 pytest tests/models/test_contract.py -k golden
+"""
+
+import json
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch.optim import SGD, Adam
+
+import lightning_gen
+from lightning_gen.models import GAN, GenerativeModule, HasLatent, HasLikelihood
+from lightning_gen.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
+from lightning_gen.objectives import R1, R2, Relativistic
+from lightning_gen.spec import ImageSpec
+
+GOLDEN = Path(__file__).with_name("golden.json")
+STEPS, BATCH = 3, 8
+
+DIGITS = ImageSpec(channels=1, height=8, width=8, levels=17, num_classes=10)
+PHOTOGRAPHS = ImageSpec(channels=3, height=16, width=16)
+adam = partial(Adam, lr=1e-3, betas=(0.0, 0.99))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model: its name, its images, and a function that makes it from them."""
+
+    name: str
+    spec: ImageSpec
+    make: Callable[[ImageSpec], GenerativeModule]
+    golden: bool = True
+
+
+ROWS = [
+    Row(
+        "gan-perceptron",
+        DIGITS,
+        partial(
+            GAN,
+            generator=partial(MLPGenerator, latent_dim=8, widths=(32, 32)),
+            discriminator=partial(MLPDiscriminator, widths=(32, 32)),
+            generator_optimizer=adam,
+            discriminator_optimizer=adam,
+        ),
+    ),
+    Row(
+        "gan-dcgan",
+        PHOTOGRAPHS,
+        partial(
+            GAN,
+            generator=partial(DCGANGenerator, latent_dim=8, width=8),
+            discriminator=partial(DCGANDiscriminator, width=8),
+            generator_optimizer=partial(Adam, lr=2e-4, betas=(0.5, 0.999)),
+            discriminator_optimizer=partial(Adam, lr=2e-4, betas=(0.5, 0.999)),
+        ),
+    ),
+    Row(
+        "gan-relativistic-r1-r2",
+        DIGITS,
+        partial(
+            GAN,
+            generator=partial(MLPGenerator, latent_dim=8, widths=(32, 32)),
+            discriminator=partial(MLPDiscriminator, widths=(32, 32)),
+            generator_optimizer=adam,
+            discriminator_optimizer=adam,
+            loss=Relativistic(),
+            penalties=[R1(0.2, every=2), R2(0.2, every=3)],
+        ),
+    ),
+    Row(
+        "gan-two-critic-steps",
+        DIGITS,
+        partial(
+            GAN,
+            generator=partial(MLPGenerator, latent_dim=8, widths=(32,)),
+            discriminator=partial(MLPDiscriminator, widths=(32,)),
+            generator_optimizer=partial(SGD, lr=0.1, momentum=0.5),
+            discriminator_optimizer=partial(SGD, lr=0.1),
+            critic_steps=2,
+        ),
+    ),
+]
+
+
+class Track(Callback):
+    """Write down what the model tracks, and its images seen, after each step."""
+
+    def __init__(self):
+        self.figures, self.images_seen = [], []
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        self.figures.append(pl_module.tracked())
+        self.images_seen.append(pl_module.images_seen)
+
+
+@pytest.fixture(scope="module", params=ROWS, ids=lambda row: row.name)
+def trained(request, tmp_path_factory, quiet_trainer, make_batches):
+    """A model of each row after three steps under a plain Trainer. Shared: tests leave it as it is."""
+    row = request.param
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PL_GLOBAL_SEED", raising=False)
+        torch.manual_seed(0)
+        model = row.make(row.spec)
+    track = Track()
+    batches = make_batches(row.spec, STEPS, BATCH)
+    trainer = quiet_trainer(callbacks=[track])
+    trainer.fit(model, batches)
+    path = tmp_path_factory.mktemp("contract") / "model.ckpt"
+    trainer.save_checkpoint(path)
+    return SimpleNamespace(row=row, model=model, track=track, batches=batches, path=path)
+
+
+@pytest.fixture
+def untouched(trained):
+    """Fail if the test leaves other modes, weights or global random states than it found."""
+    model = trained.model
+    for i, part in enumerate(model.modules()):
+        part.training = i % 2 == 0  # neither all training nor all evaluating
+    modes = [part.training for part in model.modules()]
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    wanted = [p.requires_grad for p in model.parameters()]
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+    yield
+    assert [part.training for part in model.modules()] == modes
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert [p.requires_grad for p in model.parameters()] == wanted
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.random.get_state()[1].tolist() == states[1]  # noqa: NPY002
+    assert random.getstate() == states[2]
+    model.train()
+
+
+def draw(model: GenerativeModule, n: int = 16, seed: int = 0, labels=None) -> torch.Tensor:
+    return model.sample(n, labels, generator=torch.Generator(model.device).manual_seed(seed))
+
+
+def test_samples_are_levels(trained):
+    spec = trained.row.spec
+    for n in (1, 16):
+        samples = draw(trained.model, n)
+        assert samples.shape == (n, *spec.shape)
+        assert samples.dtype == torch.uint8
+        assert samples.device == trained.model.device
+        assert not samples.requires_grad
+        assert int(samples.max()) < spec.levels
+    assert len(samples.unique(dim=0)) > 1  # of one draw, not all the same
+    assert spec.check(samples) is samples
+
+
+def test_samples_heed_labels_or_ignore_them(trained):
+    spec, model = trained.row.spec, trained.model
+    labels = torch.arange(16) % max(spec.num_classes, 1)
+    samples = draw(model, 16, labels=labels)
+    assert samples.shape == (16, *spec.shape)
+    if not model.conditional:
+        assert torch.equal(samples, draw(model, 16))
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_generator_is_the_only_source_of_randomness(trained):
+    first, again, other = draw(trained.model), draw(trained.model), draw(trained.model, seed=1)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_sampling_is_the_same_in_training_and_evaluation_mode(trained):
+    trained.model.eval()
+    evaluating = draw(trained.model)
+    trained.model.train()
+    assert torch.equal(draw(trained.model), evaluating)
+
+
+def test_without_a_generator_torchs_global_one_decides(trained):
+    torch.manual_seed(3)
+    first, second = trained.model.sample(8), trained.model.sample(8)
+    torch.manual_seed(3)
+    assert torch.equal(trained.model.sample(8), first)
+    assert not torch.equal(first, second)
+
+
+def test_images_seen_advance_by_the_batch(trained):
+    assert trained.track.images_seen == [BATCH, 2 * BATCH, 3 * BATCH]
+
+
+def test_averaged_modules_belong_to_the_model(trained):
+    averaged = trained.model.averaged_modules()
+    assert averaged
+    own = {id(p) for p in trained.model.parameters()}
+    for name, module in averaged.items():
+        parameters = [id(p) for p in module.parameters()]
+        assert parameters, name
+        assert set(parameters) <= own, name
+        assert trained.model.averaged_modules()[name] is module
+
+
+@pytest.mark.usefixtures("untouched")
+def test_diagnostics_are_finite_tensors(trained):
+    for name, value in trained.model.diagnostics(trained.batches[0]).items():
+        assert isinstance(value, torch.Tensor), name
+        assert torch.isfinite(value).all(), name
+        assert not value.requires_grad, name
+
+
+def test_abilities_hold_what_they_promise(trained):
+    model, batch = trained.model, trained.batches[0]
+    model.eval()
+    if isinstance(model, HasLikelihood):
+        likelihood = model.likelihood(batch.levels, batch.labels)
+        assert likelihood.nats.shape == (BATCH,)
+        assert likelihood.kind in ("exact", "dequantized", "bound", "estimate")
+    if isinstance(model, HasLatent):
+        back = model.decode(model.encode(batch.levels, batch.labels), batch.labels)
+        assert back.shape == batch.levels.shape
+        assert back.dtype == torch.uint8
+    model.train()
+
+
+def test_the_description_is_plain_data(trained):
+    description = trained.model.description()
+    assert json.loads(json.dumps(description)) == description
+
+
+def test_checkpoints_of_a_plain_trainer_load_by_themselves(trained, tmp_path, quiet_trainer):
+    model = trained.model
+    loaded = lightning_gen.load(trained.path)
+    assert type(loaded) is type(model)
+    assert loaded.spec == model.spec
+    assert not any(part.training for part in loaded.modules())
+    assert (loaded.images_seen, loaded.seed) == (STEPS * BATCH, model.seed)
+    assert loaded.counters() == model.counters()
+    assert loaded.description() == model.description()
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    assert torch.equal(draw(loaded), draw(model))
+    assert not torch.equal(draw(loaded), draw(trained.row.make(trained.row.spec)))  # it is the weights that count
+
+    # What was loaded can be trained, stored and loaded again.
+    trainer = quiet_trainer()
+    trainer.fit(loaded, trained.batches)
+    trainer.save_checkpoint(tmp_path / "again.ckpt")
+    again = lightning_gen.load(tmp_path / "again.ckpt")
+    assert again.images_seen == 2 * STEPS * BATCH
+    assert torch.equal(draw(again), draw(loaded))
+
+
+def test_training_is_repeatable(trained, quiet_trainer, monkeypatch):
+    torch.manual_seed(0)
+    model = trained.row.make(trained.row.spec)
+    torch.manual_seed(999)  # noise is keyed on the run's seed, not drawn from the global generator
+    quiet_trainer().fit(model, trained.batches)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, trained.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.golden], ids=lambda row: row.name)
+def test_golden_losses(row, quiet_trainer, make_batches):
+    track = Track()
+    quiet_trainer(callbacks=[track], precision="64-true").fit(row.make(row.spec), make_batches(row.spec, STEPS, BATCH))
+    name, measured = row.name, track.figures
+    golden = json.loads(GOLDEN.read_text(encoding="utf-8")) if GOLDEN.exists() else {}
+    if os.environ.get("LIGHTNING_GEN_REWRITE_GOLDEN"):
+        golden[name] = [{key: float(f"{value:.6g}") for key, value in step.items()} for step in measured]
+        GOLDEN.write_text(json.dumps(dict(sorted(golden.items())), indent=2) + "\n", encoding="utf-8")
+    assert name in golden, "no golden losses are stored: see the head of this file"
+    assert len(measured) == STEPS
+    for step, (expected, found) in enumerate(zip(golden[name], measured, strict=True)):
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-7), f"step {step}"
+
+
+def test_no_golden_losses_are_left_over():
+    assert json.loads(GOLDEN.read_text(encoding="utf-8")).keys() == {row.name for row in ROWS if row.golden}
