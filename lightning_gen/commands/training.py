@@ -439,6 +439,8 @@ def run(verb: str, args: Sequence[str]) -> None:
         message, code = explain(error, cli)
         if not message:
             raise
+        if rank_zero_only.rank and isinstance(error, TrainingDiverged):  # all ranks agree; the first one says it
+            raise SystemExit(code) from None
         fail(message, code)
     finally:
         if cli.folder is not None:

@@ -237,7 +237,7 @@ class ImageModule(LightningModule):
     def report_skip(self, message: str) -> None:
         """Say once per run of skipped steps what was skipped."""
         if self._skipped_in_a_row == 0 and self.ranks[0] == 0:
-            self.print(f"warning: {message}")
+            (print if self._trainer is None else self.print)(f"warning: {message}")
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
