@@ -21,6 +21,7 @@ TRAINING = {
 COMMANDS = {
     "sample": "draw images from a checkpoint:  lightning sample CKPT --n 64 --out DIR",
     "evaluate": "score a checkpoint:  lightning evaluate CKPT --n 2000 --json out.json",
+    "export": "write a classifier's weights for metrics:  lightning export CKPT FILE.safetensors",
 }
 
 HELP = """\

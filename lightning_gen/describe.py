@@ -40,7 +40,7 @@ def describe(value: Any, where: str = "value") -> Any:
     """Return plain data (None, bool, int, float, str, list, dict) from which :func:`build` makes ``value`` again.
 
     Raises:
-        InputError: naming ``where`` for a lambda or function, or for an object whose init arguments cannot be read back.
+        InputError: naming ``where`` for a lambda or function, or an object whose init arguments cannot be read back.
     """
     if value is None:
         return None
@@ -62,7 +62,8 @@ def describe(value: Any, where: str = "value") -> Any:
     if inspect.isroutine(value):
         name = getattr(value, "__qualname__", repr(value))
         raise InputError(
-            f"{where}: the function {name} cannot be stored in a checkpoint; pass a class or functools.partial(Class, ...)"
+            f"{where}: the function {name} cannot be stored in a checkpoint; "
+            "pass a class or functools.partial(Class, ...)"
         )
     return {"class_path": class_path(type(value)), "init_args": describe_arguments(value, where)}
 
@@ -105,7 +106,7 @@ def _describe_factory(factory: functools.partial, where: str) -> dict[str, Any]:
 
 
 def parameters_of(cls: type) -> dict[str, Any]:
-    """Return the annotation (Any without one) of each init parameter; ``**kwargs`` stand for those of the base class."""
+    """Return the annotation (or Any) of each init parameter; ``**kwargs`` stand for those of the base class."""
     annotations: dict[str, Any] = {}
     for base in cls.__mro__:
         if "__init__" not in vars(base):

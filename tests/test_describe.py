@@ -419,13 +419,13 @@ def test_types_are_checked_where_nothing_is_expected():
 
 
 def test_wrong_arguments_are_refused_by_name():
-    with pytest.raises(InputError, match="^loss: NonSaturating takes no argument 'margin'"):
-        build({"class_path": "lightning_gen.objectives.NonSaturating", "init_args": {"margin": 1}}, AdversarialLoss,
-              where="loss")  # fmt: skip
-    with pytest.raises(InputError, match="^generator: MLPGenerator takes no argument 'depth'"):
-        build({"class_path": "lightning_gen.networks.MLPGenerator", "init_args": {"depth": 1}}, Factory,
-              where="generator")  # fmt: skip
-    with pytest.raises(InputError, match="^model: GAN: missing a required argument: 'generator'"):
+    loss = {"class_path": "lightning_gen.objectives.NonSaturating", "init_args": {"margin": 1}}
+    with pytest.raises(InputError, match=r"^loss: NonSaturating takes no argument 'margin'"):
+        build(loss, AdversarialLoss, where="loss")
+    network = {"class_path": "lightning_gen.networks.MLPGenerator", "init_args": {"depth": 1}}
+    with pytest.raises(InputError, match=r"^generator: MLPGenerator takes no argument 'depth'"):
+        build(network, Factory, where="generator")
+    with pytest.raises(InputError, match=r"^model: GAN: missing a required argument: 'generator'"):
         build({"class_path": "lightning_gen.models.GAN", "init_args": {}}, GAN, where="model", spec=SPEC)
     for name in ("self", "__class__", "args", "kwargs"):
         with pytest.raises(InputError, match=f"takes no argument '{name}'"):

@@ -145,7 +145,9 @@ def test_right_arrows_are_left_alone(module, source):
     assert wrong_arrows(source, module, is_package="." not in module) == []
 
 
-@pytest.mark.parametrize("statement", ["import lightning_gen", "import lightning_gen.cli", "import lightning_gen.errors"])
+@pytest.mark.parametrize(
+    "statement", ["import lightning_gen", "import lightning_gen.cli", "import lightning_gen.errors"]
+)
 def test_light_modules_stay_light(statement):
     code = (
         f"import sys; {statement}; "

@@ -6,6 +6,7 @@ from lightning_gen.callbacks.ema import EMA
 from lightning_gen.callbacks.evaluation import GenerativeEvaluation
 from lightning_gen.callbacks.exact_resume import ExactResume
 from lightning_gen.callbacks.grid import SampleGrid
+from lightning_gen.callbacks.learning_rate import LearningRate
 from lightning_gen.callbacks.progress import ImagesProgressBar
 from lightning_gen.callbacks.recorder import MetricsCSV, Recorder
 from lightning_gen.callbacks.signals import GracefulStop, RunInterrupted
@@ -19,6 +20,7 @@ __all__ = [
     "GenerativeEvaluation",
     "GracefulStop",
     "ImagesProgressBar",
+    "LearningRate",
     "MetricsCSV",
     "Recorder",
     "RunInterrupted",

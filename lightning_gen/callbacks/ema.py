@@ -33,9 +33,9 @@ class EMA(Callback):
     """
 
     def __init__(self, half_life: float = 10_000, ramp_up: float | None = 0.05):
-        if half_life < 0:
+        if not half_life >= 0:  # refuses nan, too
             raise InputError(f"ema.half_life must be at least 0 images, got {half_life}")
-        if ramp_up is not None and ramp_up <= 0:
+        if ramp_up is not None and not ramp_up > 0:
             raise InputError(f"ema.ramp_up must be above 0 (or null), got {ramp_up}")
         self.half_life = half_life
         self.ramp_up = ramp_up
@@ -77,7 +77,8 @@ class EMA(Callback):
         dtype = pl_module.dtype
         if self.averages and dtype in (torch.bfloat16, torch.float16):
             raise InputError(
-                f"ema: weights in {dtype} are too coarse to average: use trainer.precision bf16-mixed, or ema.half_life 0"
+                f"ema: weights in {dtype} are too coarse to average: "
+                "use trainer.precision bf16-mixed, or ema.half_life 0"
             )
         for average in self.averages.values():
             average.to(pl_module.device, dtype)

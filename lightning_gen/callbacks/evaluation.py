@@ -7,10 +7,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_gen.callbacks.interval import Interval
-from lightning_gen.callbacks.recorder import Recorder
 from lightning_gen.data import ImageDataModule
 from lightning_gen.describe import describe
 from lightning_gen.errors import InputError
@@ -135,21 +133,5 @@ class GenerativeEvaluation(Callback):
             figures = self.suite.compute()
         self.suite.reset()
         self.results = {f"{part}/{name}": value for name, value in figures.items()}
-        higher = {f"{part}/{name}": not name.startswith(("fid", "kid")) for name in figures}
-        log_figures(trainer, pl_module, self.results, higher)
-
-
-def log_figures(
-    trainer: Trainer, pl_module: LightningModule, figures: dict[str, float], higher_is_better: dict[str, bool]
-) -> None:
-    """Give figures of an evaluation to loggers (by images seen), to callbacks that monitor them, and to the record."""
-    for name, value in figures.items():
-        if value != value:
-            rank_zero_warn(f"{name} is not a number at {pl_module.images_seen:,} images seen")
-        pl_module.log(name, torch.tensor(value, dtype=torch.float64), logger=False, sync_dist=trainer.world_size > 1)
-    if trainer.state.fn == "fit":
-        for logger in trainer.loggers:
-            logger.log_metrics(figures, step=pl_module.images_seen)
-    for callback in trainer.callbacks:
-        if isinstance(callback, Recorder):
-            callback.note(figures, higher_is_better)
+        higher = {f"{part}/{name}": better for name, better in self.suite.higher_is_better(figures).items()}
+        pl_module.report(self.results, higher)

@@ -11,7 +11,6 @@ from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
 from lightning_gen.callbacks.budget import Budget
-from lightning_gen.callbacks.evaluation import GenerativeEvaluation
 from lightning_gen.callbacks.train_log import TrainLog
 
 REDRAW_SECONDS = 0.2
@@ -26,6 +25,11 @@ class ImagesProgressBar(ProgressBar):
         self._enabled = True
         self._next = 0.0
         self._timed = False
+        self._results: dict[str, float] = {}
+
+    def note_figures(self, figures: dict[str, float], higher_is_better: dict[str, bool]) -> None:
+        """Show these figures from now on."""
+        self._results = {name.removeprefix("val/"): value for name, value in figures.items()}
 
     @property
     def is_enabled(self) -> bool:
@@ -44,7 +48,6 @@ class ImagesProgressBar(ProgressBar):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         self._budget = next((callback for callback in trainer.callbacks if isinstance(callback, Budget)), None)
-        self._evaluation = next((c for c in trainer.callbacks if isinstance(c, GenerativeEvaluation)), None)
         self._train_log = next((c for c in trainer.callbacks if isinstance(c, TrainLog)), None)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -85,21 +88,18 @@ class ImagesProgressBar(ProgressBar):
         return ", ".join(f"{name} {value}" for name, value in (shown | self._scores()).items())
 
     def _scores(self) -> dict[str, str]:
-        if self._evaluation is None:
-            return {}
-        results = self._evaluation.results
-        wanted = [name for name in results if name.removeprefix("val/").startswith("fid")] or list(results)[:2]
-        return {name.removeprefix("val/"): f"{results[name]:.3g}" for name in wanted}
+        wanted = [name for name in self._results if name.startswith("fid")] or list(self._results)[:2]
+        return {name: f"{self._results[name]:.3g}" for name in wanted}
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._bar is not None:
             self._bar.set_postfix_str("evaluating ...", refresh=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn != "fit" or trainer.sanity_checking or not self._enabled or self._evaluation is None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not self._enabled or not self._results:
             return
         line = f"{pl_module.images_seen:>12,} images  " + "  ".join(
-            f"{name.removeprefix('val/')} {value:.4g}" for name, value in self._evaluation.results.items()
+            f"{name} {value:.4g}" for name, value in self._results.items()
         )
         if self._bar is None:
             print(line, file=sys.stderr, flush=True)

@@ -93,7 +93,7 @@ class Recorder(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.last, self.best = dict(state_dict["last"]), dict(state_dict["best"])
 
-    def note(self, metrics: dict[str, float], higher_is_better: dict[str, bool]) -> None:
+    def note_figures(self, metrics: dict[str, float], higher_is_better: dict[str, bool]) -> None:
         """Keep the last value of every figure, and the best of those whose direction is known."""
         self.last |= metrics
         for name, higher in higher_is_better.items():

@@ -30,6 +30,7 @@ from lightning_gen.callbacks import (
     GenerativeEvaluation,
     GracefulStop,
     ImagesProgressBar,
+    LearningRate,
     MetricsCSV,
     Recorder,
     RunInterrupted,
@@ -64,7 +65,7 @@ class RunOptions:
 
 
 class TrainingCLI(LightningCLI):
-    """LightningCLI in subclass mode, with the groups run, budget, ema, evaluation, checkpoint and grid."""
+    """LightningCLI in subclass mode, with the groups run, budget, schedule, ema, evaluation, checkpoint and grid."""
 
     def __init__(self, verb: str, args: Sequence[str]):
         self.verb = verb
@@ -95,6 +96,7 @@ class TrainingCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(RunOptions, "run")
         parser.add_lightning_class_args(Budget, "budget")
+        parser.add_lightning_class_args(LearningRate, "schedule")
         parser.add_lightning_class_args(EMA, "ema")
         parser.add_lightning_class_args(GenerativeEvaluation, "evaluation")
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
@@ -461,7 +463,11 @@ def explain(error: Exception, cli: TrainingCLI) -> tuple[str, int]:
     if isinstance(error, TrainingDiverged):
         return f"training diverged: {error}", 1
     last = cli.folder.last if cli.folder is not None and cli.folder.last.is_file() else None
-    good = f"the last good checkpoint is {last}, go on from it with --ckpt_path last" if last else "no checkpoint was written"
+    good = (
+        f"the last good checkpoint is {last}, go on from it with --ckpt_path last"
+        if last
+        else "no checkpoint was written"
+    )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full ({error.filename or 'while writing'}): free some space; {good}", 1
     if _is_out_of_memory(error):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -279,6 +280,7 @@ class FeatureMetric(Metric, ABC):
     is_differentiable = False
 
     keeps: frozenset[str] = frozenset({"features"})
+    better: Mapping[str, bool] = MappingProxyType({})  # whether higher is better, of the figures that have a direction
     against: tuple[str, ...] = (TRAIN,)
     has_floor: bool = True  # whether real held-out images in place of generated ones give a figure to compare with
 

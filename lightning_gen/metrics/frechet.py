@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -50,6 +51,7 @@ class FrechetDistance(FeatureMetric):
     """
 
     keeps = frozenset({"moments"})
+    better = MappingProxyType({"fid": False})
 
     def __init__(self, against: Sequence[str] = ("train", "heldout")) -> None:
         super().__init__()

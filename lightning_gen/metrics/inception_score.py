@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import torch
 from torch import Tensor
 
@@ -48,6 +50,7 @@ class InceptionScore(FeatureMetric):
     """
 
     keeps = frozenset({"logits"})
+    better = MappingProxyType({"is": True})
 
     def __init__(self, splits: int = 10) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -105,6 +106,7 @@ class KernelDistance(FeatureMetric):
     """
 
     keeps = frozenset({"features"})
+    better = MappingProxyType({"kid": False})
 
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import torch
 from torch import Tensor
 
@@ -97,6 +99,8 @@ class PrecisionRecall(_Neighbourhoods):
         max_images: most images of either side.
     """
 
+    better = MappingProxyType({"precision": True, "recall": True})
+
     def __init__(self, k: int = 3, max_images: int = 10_000) -> None:
         super().__init__(k, max_images)
 
@@ -115,6 +119,8 @@ class DensityCoverage(_Neighbourhoods):
         k: which neighbour gives a ball's radius.
         max_images: most images of either side.
     """
+
+    better = MappingProxyType({"density": True, "coverage": True})
 
     def __init__(self, k: int = 5, max_images: int = 10_000) -> None:
         super().__init__(k, max_images)

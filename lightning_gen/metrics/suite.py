@@ -238,6 +238,16 @@ class MetricSuite:
             figures |= self._class_figures(samples)
         return figures
 
+    def higher_is_better(self, figures: Iterable[str]) -> dict[str, bool]:
+        """For those of the named figures that have a direction: whether a higher value is a better one."""
+        directions = {
+            figure_name(key, self.extractor.name): better
+            for metric in self.metrics
+            for figure, better in metric.better.items()
+            for key in (figure, *(f"{figure}/{part}" for part in self.references))
+        }
+        return {name: directions[name] for name in figures if name in directions}
+
     def _named(self, metric: FeatureMetric, samples: FeatureSet) -> dict[str, float]:
         return {figure_name(key, self.extractor.name): value for key, value in metric.score(samples).items()}
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 import lightning_gen
@@ -238,6 +239,35 @@ class ImageModule(LightningModule):
         """Say once per run of skipped steps what was skipped."""
         if self._skipped_in_a_row == 0 and self.ranks[0] == 0:
             (print if self._trainer is None else self.print)(f"warning: {message}")
+
+    # --- figures --------------------------------------------------------------------------------------------------
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Log as Lightning does, with images seen as the x-axis."""
+        super().log(name, value, *args, **kwargs)
+        if kwargs.get("logger") is not False:
+            kwargs = {key: item for key, item in kwargs.items() if key in ("on_step", "on_epoch", "batch_size")}
+            super().log("step", torch.tensor(self.images_seen, dtype=torch.float64), **kwargs)
+
+    def report(self, figures: dict[str, float], higher_is_better: dict[str, bool] | None = None) -> None:
+        """Give the figures of an evaluation to loggers, to callbacks that monitor them, and to the run's summary.
+
+        Call it at the end of a validation or test epoch, on all ranks, with figures that are equal on all of them.
+
+        Args:
+            figures: value by name, such as ``val/accuracy``.
+            higher_is_better: for the names of which a best value is to be kept.
+        """
+        for name, value in figures.items():
+            if value != value:
+                rank_zero_warn(f"{name} is not a number at {self.images_seen:,} images seen")
+            super().log(name, torch.tensor(value, dtype=torch.float64), logger=False, sync_dist=self.ranks[1] > 1)
+        if self.trainer.state.fn == "fit":
+            for logger in self.trainer.loggers:
+                logger.log_metrics(figures, step=self.images_seen)
+        for callback in self.trainer.callbacks:
+            if hasattr(callback, "note_figures"):
+                callback.note_figures(figures, higher_is_better or {})
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 

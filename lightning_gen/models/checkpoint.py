@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,9 @@ from lightning_gen.describe import TRUSTED, build
 from lightning_gen.errors import InputError
 from lightning_gen.models.base import CHECKPOINT_KEY, ImageModule, check_format
 from lightning_gen.spec import ImageSpec
+
+# What torch's unpickler raises for a file that is damaged inside.
+DAMAGED = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, struct.error, zipfile.BadZipFile)
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -36,8 +40,10 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
             f"{path} holds more than plain data and tensors, so loading it could run code: refused "
             f"({_first_reason(error)})"
         ) from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+    except DAMAGED as error:
+        raise InputError(
+            f"{path} cannot be read as a checkpoint: {_one_line(error) or type(error).__name__}"
+        ) from error
     state = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not {"format", "version", "model", "spec"} <= state.keys():
         raise InputError(f"{path} was not written by lightning-gen: it does not describe its model")
@@ -72,7 +78,7 @@ def load(
     """
     checkpoint = checkpoint or read_checkpoint(path, map_location)
     state = checkpoint[CHECKPOINT_KEY]
-    model = build(state["model"], ImageModule, (*TRUSTED, *trust), "model", spec=ImageSpec(**state["spec"]))
+    model = build(state["model"], ImageModule, _trusted(trust), "model", spec=ImageSpec(**state["spec"]))
     try:
         model.load_state_dict(checkpoint["state_dict"])
         for name, module in model.averaged_modules().items():
@@ -94,7 +100,11 @@ def load_data(state: dict[str, Any], trust: Sequence[str] = ()) -> LightningData
     """
     if state["data"] is None:
         raise InputError("the checkpoint does not say on which data its model was trained: give the data in a config")
-    return build(state["data"], LightningDataModule, (*TRUSTED, *trust), "data")
+    return build(state["data"], LightningDataModule, _trusted(trust), "data")
+
+
+def _trusted(trust: Sequence[str]) -> tuple[str, ...]:
+    return (*TRUSTED, *([trust] if isinstance(trust, str) else trust))
 
 
 def _one_line(error: Exception) -> str:

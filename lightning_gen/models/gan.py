@@ -160,7 +160,7 @@ class GAN(GenerativeModule):
         return {"generator": self.generator}
 
     def diagnostics(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the critic's scores of the batch and of as many generated images: ``score_real``, ``score_fake`` (B,)."""
+        """Return the critic's scores (B,) of the batch and of as many samples: ``score_real``, ``score_fake``."""
         with evaluating(self):
             real = self.discriminator(self.spec.to_unit(batch.levels, self.dtype), batch.labels)
             fake = self.sample(len(batch.levels), batch.labels, generator=self.random("diagnostics"))

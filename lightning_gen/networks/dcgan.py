@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -67,7 +69,7 @@ class DCGANGenerator(nn.Module):
             nn.BatchNorm2d(channels[0]),
             nn.ReLU(inplace=True),
         ]
-        for inputs, outputs in zip(channels, channels[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(channels):
             layers += [
                 nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(outputs),

@@ -67,7 +67,7 @@ class R1(Penalty):
 
 
 class R2(Penalty):
-    r"""Zero-centred gradient penalty on generated images, :math:`\tfrac12 \|\nabla_x D(G(z))\|^2` (Mescheder et al. 2018)."""
+    r"""Zero-centred gradient penalty on samples, :math:`\tfrac12 \|\nabla_x D(G(z))\|^2` (Mescheder et al. 2018)."""
 
     def value(self, critic: nn.Module, real: Tensor, fake: Tensor, labels: Tensor | None) -> Tensor:
         return squared_gradient_norm(critic, fake, labels) / 2

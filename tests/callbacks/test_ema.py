@@ -1,7 +1,5 @@
 """The moving average: its half-life, what it averages, and that evaluation borrows it and gives it back."""
 
-import copy
-import json
 from functools import partial
 
 import pytest
@@ -389,10 +387,3 @@ def test_half_life_zero_switches_it_off(toy_run, tmp_path, quiet_trainer, make_b
 def test_bad_arguments_are_refused_by_name(arguments, message):
     with pytest.raises(InputError, match=message):
         EMA(**arguments)
-
-
-def test_a_model_in_training_can_be_copied_and_described(toy_run):
-    model, _, _, fit = toy_run(EMA())
-    fit()
-    assert json.dumps(model.description())
-    assert copy.deepcopy(model.net) is not model.net

@@ -1,6 +1,7 @@
 """The GAN's training step: who moves when, what a step that is not finite leaves behind, and the noise of the ranks."""
 
 import copy
+import itertools
 import math
 from functools import partial
 
@@ -187,7 +188,7 @@ def test_gradients_that_others_left_are_not_touched(fit):
 def test_critic_steps_per_generator_step(fit, critic_steps):
     model = perceptrons(critic_steps=critic_steps)
     states = fit(model, 6).states
-    moved = {name: [not same(a[name], b[name]) for a, b in zip(states, states[1:], strict=False)] for name in NETWORKS}
+    moved = {name: [not same(a[name], b[name]) for a, b in itertools.pairwise(states)] for name in NETWORKS}
     assert moved["discriminator"] == [True] * 6
     assert moved["generator"] == [(step + 1) % critic_steps == 0 for step in range(6)]
     assert model.counters() == {"critic_steps_taken": 6}
@@ -430,7 +431,11 @@ def test_diagnostics_are_scores_per_image(make_batches):
 
 def test_a_plain_mapping_is_accepted_as_spec():
     model = GAN(
-        SPEC.as_dict(), partial(MLPGenerator, latent_dim=2), MLPDiscriminator, partial(SGD, lr=0.1), partial(SGD, lr=0.1)
+        SPEC.as_dict(),
+        partial(MLPGenerator, latent_dim=2),
+        MLPDiscriminator,
+        partial(SGD, lr=0.1),
+        partial(SGD, lr=0.1),
     )
     assert model.spec == SPEC
 
@@ -448,7 +453,7 @@ def test_networks_that_cannot_make_the_images_are_refused_by_name():
 
 def test_half_precision_is_refused_by_name(quiet_trainer, make_batches, monkeypatch):
     monkeypatch.setattr(Trainer, "precision", property(lambda self: "16-mixed"))  # the real one needs a GPU
-    with pytest.raises(InputError, match="GAN does not train with trainer.precision 16-mixed .*bf16-mixed"):
+    with pytest.raises(InputError, match=r"GAN does not train with trainer.precision 16-mixed .*bf16-mixed"):
         quiet_trainer().fit(perceptrons(), make_batches(SPEC, 1, BATCH))
 
 

@@ -75,9 +75,7 @@ def test_symmetries_of_relativistic(scores):
     assert torch.equal(loss.generator(real, fake), loss.critic(fake, real))
     # Only differences of scores count.
     torch.testing.assert_close(loss.critic(real + 7, fake + 7), loss.critic(real, fake), atol=5e-9, rtol=1e-9)
-    torch.testing.assert_close(
-        loss.critic(real, fake) - loss.generator(real, fake), fake - real, atol=5e-9, rtol=1e-9
-    )
+    torch.testing.assert_close(loss.critic(real, fake) - loss.generator(real, fake), fake - real, atol=5e-9, rtol=1e-9)
     assert float(loss.critic(real, real)[0]) == pytest.approx(math.log(2))
 
 
