@@ -60,10 +60,20 @@ class RunFolder:
             hint = f"; to go on with a finished run, give its file: --ckpt_path {finished[-1].last}" if finished else ""
             raise InputError(f"--ckpt_path last: no unfinished run in {parent}{hint}")
         with_checkpoint = [folder for folder in found if folder.last.is_file()]
-        if not with_checkpoint:
-            raise InputError(f"--ckpt_path last: {found[-1].path} ended before its first checkpoint: start it anew")
-        with_checkpoint[-1].refuse_if_running()
-        return with_checkpoint[-1]
+        return (with_checkpoint or found)[-1].check_unfinished()
+
+    def check_unfinished(self) -> RunFolder:
+        """Return this folder if its run can go on.
+
+        Raises:
+            InputError: where it has finished, has no checkpoint yet, or is still running.
+        """
+        if self.is_finished():
+            raise InputError(f"--ckpt_path last: {self.path} has finished; to go on, give its file: {self.last}")
+        if not self.last.is_file():
+            raise InputError(f"--ckpt_path last: {self.path} ended before its first checkpoint: start it anew")
+        self.refuse_if_running()
+        return self
 
     @classmethod
     def newest(cls, root: str, experiment: str) -> RunFolder:

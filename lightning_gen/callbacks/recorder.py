@@ -138,9 +138,7 @@ class Recorder(Callback):
                 "images_seen": pl_module.images_seen,
                 "skipped_steps": pl_module.skipped_steps,
                 "seconds": None if budget is None else round(budget.seconds, 3),
-                "parameters": {
-                    name: sum(p.numel() for p in part.parameters()) for name, part in pl_module.named_children()
-                },
+                "parameters": count_parameters(pl_module),
                 "seed": pl_module.seed,
                 "ranks": trainer.world_size,
                 "precision": str(trainer.precision),
@@ -152,6 +150,12 @@ class Recorder(Callback):
                 "pid": os.getpid(),
             }
         )
+
+
+def count_parameters(module: LightningModule) -> dict[str, int]:
+    """Return the number of parameters of each part that has any."""
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in module.named_children()}
+    return {name: count for name, count in counts.items() if count}
 
 
 def device_name(device: torch.device) -> str:

@@ -18,7 +18,7 @@ class RunInterrupted(Exception):
 
 
 class GracefulStop(Callback):
-    """On SIGINT or SIGTERM all ranks end after the same step, once the checkpoint is written; a second one ends at once.
+    """On SIGINT or SIGTERM all ranks end after the same step, with everything saved; a second one ends at once.
 
     Lightning's own handler of SIGTERM starts a collective inside the signal handler, which can meet another one in
     flight: this callback takes its place while training runs.

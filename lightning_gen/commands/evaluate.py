@@ -28,7 +28,7 @@ def run(args: Sequence[str]) -> None:
     rest, sampler_options = split_sampler_options(args)
     parser = CommandParser(
         prog="lightning evaluate",
-        description="Score samples of a checkpoint against the images it was trained on (and a held-out part), with the "
+        description="Score samples of a checkpoint against the images it was trained on and a held-out part, with the "
         "extractor and metrics of its training run unless others are given. Data paths are those of the training run.",
     )
     add_model_options(parser)

@@ -28,8 +28,8 @@ def run(args: Sequence[str]) -> None:
     rest, sampler_options = split_sampler_options(args)
     parser = CommandParser(
         prog="lightning sample",
-        description="Draw images from a checkpoint: DIR/00000.png ..., DIR/samples.npy (uint8 levels (N, C, H, W)) and, "
-        "where the model takes labels, DIR/labels.npy. Options of the model's sampler are --sampler.NAME, such as "
+        description="Draw images from a checkpoint: DIR/00000.png ..., DIR/samples.npy (uint8 levels (N, C, H, W)) "
+        "and, where the model takes labels, DIR/labels.npy. Options of the model's sampler are --sampler.NAME, such as "
         "--sampler.temperature 0.8.",
     )
     add_model_options(parser)

@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
@@ -37,6 +39,7 @@ from lightning_gen.callbacks import (
     SampleGrid,
     TrainLog,
 )
+from lightning_gen.callbacks.recorder import count_parameters
 from lightning_gen.cli import TRAINING, fail
 from lightning_gen.commands.messages import TrainingParser
 from lightning_gen.errors import InputError
@@ -56,12 +59,23 @@ class RunOptions:
         root: folder of all runs.
         experiment: name of the folder of this run's versions; null takes the name of the first config file.
         threads: CPU threads of torch in each process; null leaves torch's choice. Small models are fastest with 1.
+        wandb: log to Weights & Biases, too: online if you have logged in, else offline into the run's folder.
+        tensorboard: log to TensorBoard, too, into the run's folder.
     """
 
-    def __init__(self, root: str = "runs", experiment: str | None = None, threads: int | None = None):
+    def __init__(
+        self,
+        root: str = "runs",
+        experiment: str | None = None,
+        threads: int | None = None,
+        wandb: bool = False,
+        tensorboard: bool = False,
+    ):
         self.root = root
         self.experiment = experiment
         self.threads = threads
+        self.wandb = wandb
+        self.tensorboard = tensorboard
 
 
 class TrainingCLI(LightningCLI):
@@ -118,7 +132,7 @@ class TrainingCLI(LightningCLI):
         for key in REFUSED_LENGTHS:
             if self.options.trainer.get(key) not in (None, -1):
                 raise InputError(
-                    f"trainer.{key}: a run's length is given in images or minutes: --budget.images N, --budget.minutes M"
+                    f"trainer.{key}: a run's length is in images or minutes: --budget.images N, --budget.minutes M"
                 )
 
     def _parse_ckpt_path(self) -> None:
@@ -127,21 +141,30 @@ class TrainingCLI(LightningCLI):
     # --- the run's folder -----------------------------------------------------------------------------------------
 
     @property
-    def experiment(self) -> str:
-        """Name of the folder of this run's versions."""
-        if self.options.run.experiment:
-            return self.options.run.experiment
+    def config_files(self) -> list[Path]:
+        """The config files of the command line."""
         files = [
             value.partition("=")[2] if value.startswith("--config=") else self.arguments[i + 1]
             for i, value in enumerate(self.arguments)
             if value in ("--config", "-c") or value.startswith("--config=")
         ]
-        files = [file for file in files if not file.lstrip().startswith("{")]
-        if (
-            files and Path(files[0]).name == "config.yaml"
-        ):  # a run's own config: its experiment is in it, or the folder's
-            return Path(files[0]).resolve().parent.parent.name
-        return Path(files[0]).stem if files else self.options.model.class_path.rpartition(".")[2].lower()
+        return [Path(file) for file in files if not file.lstrip().startswith("{")]
+
+    @property
+    def run_of_config(self) -> RunFolder | None:
+        """The run whose own config.yaml was given as the first config, if it was."""
+        files = self.config_files
+        if files and files[0].name == "config.yaml" and (files[0].parent / "summary.json").is_file():
+            return RunFolder(files[0].parent)
+        return None
+
+    @property
+    def experiment(self) -> str:
+        """Name of the folder of this run's versions."""
+        if self.options.run.experiment:
+            return self.options.run.experiment
+        files = self.config_files
+        return files[0].stem if files else self.options.model.class_path.rpartition(".")[2].lower()
 
     def before_instantiate_classes(self) -> None:
         threads = self.options.run.threads
@@ -165,12 +188,14 @@ class TrainingCLI(LightningCLI):
             raise InputError("--ckpt_path goes on with a run, --init_from starts a new one: give one of them")
         root = self.options.run.root
         if given == "last" and self.verb == "fit":
-            self.folder, self.resumed = RunFolder.unfinished(root, self.experiment_name), True
+            own = self.run_of_config
+            self.folder = own.check_unfinished() if own else RunFolder.unfinished(root, self.experiment_name)
+            self.resumed = True
             path = self.folder.last
         elif given in ("last", "best"):
             if self.verb == "fit":
                 raise InputError("--ckpt_path best: training goes on from last, or from a file")
-            folder = RunFolder.newest(root, self.experiment_name)
+            folder = self.run_of_config or RunFolder.newest(root, self.experiment_name)
             path = getattr(folder, given)
             if not path.is_file():
                 raise InputError(f"{folder.path} has no {given} checkpoint: set checkpoint.monitor, or use last")
@@ -217,10 +242,33 @@ class TrainingCLI(LightningCLI):
         if options.get("enable_checkpointing") is None:
             kwargs["enable_checkpointing"] = True
         if self.verb == "fit":
-            kwargs["logger"] = False if options.fast_dev_run else [MetricsCSV(self._own_folder()), *loggers]
+            own = [MetricsCSV(self._own_folder()), *self._further_loggers()]
+            kwargs["logger"] = False if options.fast_dev_run else [*own, *loggers]
         else:
             kwargs["logger"] = False
         return super().instantiate_trainer(**kwargs)
+
+    def _further_loggers(self) -> list[Logger]:
+        folder = self._own_folder()
+        if folder is None:
+            return []
+        loggers: list[Logger] = []
+        if self.options.run.wandb:
+            name = f"{self.experiment_name}/{folder.path.name}"
+            loggers.append(
+                WandbLogger(
+                    name=name,
+                    project="lightning-gen",
+                    save_dir=str(folder.path),
+                    offline=not wandb_has_key(),
+                    config=yaml.safe_load(self.complete_config()),
+                )
+            )
+        if self.options.run.tensorboard:
+            if not find_spec("tensorboard"):
+                raise InputError("run.tensorboard needs TensorBoard: pip install 'lightning-gen[tensorboard]'")
+            loggers.append(TensorBoardLogger(str(folder.path), name="", version="tensorboard"))
+        return loggers
 
     def _own_folder(self) -> RunFolder | None:
         return self.folder if rank_zero_only.rank == 0 else None
@@ -273,15 +321,11 @@ class TrainingCLI(LightningCLI):
             say(f"note: the run began with seed {stored['seed']} and keeps it for its noise")
 
     def _introduce(self, model: ImageModule) -> None:
-        sizes = ", ".join(
-            f"{name} {sum(p.numel() for p in part.parameters()):,}" for name, part in model.named_children()
-        )
-        spec = model.spec
+        sizes = ", ".join(f"{name} {count:,}" for name, count in count_parameters(model).items())
+        size = "x".join(map(str, model.spec.shape))
         verb = "continuing" if self.resumed else "training"
         where = f" in {self.folder.path}" if self.folder is not None else ""
-        say(
-            f"{verb} {type(model).__name__} ({sizes} parameters) on images {spec.channels}x{spec.height}x{spec.width}{where}"
-        )
+        say(f"{verb} {type(model).__name__} ({sizes} parameters) on images of {size}{where}")
 
     def _conclude(self, model: ImageModule, seconds: float) -> None:
         recorder = next(callback for callback in self.trainer.callbacks if isinstance(callback, Recorder))

@@ -1,5 +1,7 @@
 """R1 and R2 against closed forms and autograd; the lazy schedule; float32 under autocast."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -135,6 +137,8 @@ def test_bfloat16_autocast_leaves_the_penalty_in_float32(penalty, images):
         same_images = penalty()(critic, real, fake, None)
         of_half = penalty()(critic, real.bfloat16(), fake.bfloat16(), None)
     assert torch.equal(same_images, exact)
+    in_double = penalty()(copy.deepcopy(critic).double(), real.double(), fake.double(), None)
+    torch.testing.assert_close(exact.double(), in_double, rtol=1e-5, atol=0)
     assert inside.dtype == of_half.dtype == torch.float32
     weight = next(critic.parameters())
     assert torch.equal(*(torch.autograd.grad(value.mean(), weight)[0] for value in (exact, same_images)))

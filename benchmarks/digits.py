@@ -1,0 +1,356 @@
+"""Quality on digits: GANs, scikit-learn's mixtures and the floor, all scored by the same suite of metrics.
+
+    python benchmarks/digits.py --config configs/quickstart.yaml --config configs/gan/mlp-unregularised-digits.yaml \\
+        --runs runs/benchmark --part test > digits.jsonl
+    python benchmarks/table.py digits.jsonl
+
+Prints one JSON line per row: mean, sample standard deviation and value of each seed, of n samples; then one line per
+criterion, the ratio of held-out distances. Everything is fitted to the 1,097 training images. Held-out images are the
+validation part unless ``--part test`` is given, which is for published tables only.
+
+Mixtures are ``sklearn.mixture.GaussianMixture`` with full covariances and ``reg_covar=1e-3``, fitted to levels 0 .. 16
+as they are, with the seed as ``random_state``; their samples are rounded and clipped to levels. A config is trained by
+``lightning fit --config FILE --seed_everything SEED --run.root RUNS``; a finished run of it that lies in ``--runs`` is
+scored as it is. The floor is the distance of the real training part to the real held-out part; its precision, recall
+and Inception Score are of the held-out images in place of samples, so few that they compare only roughly.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before NumPy and torch are imported: models this small are fastest, and times comparable, on one thread.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import argparse
+import contextlib
+import importlib.metadata
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from sklearn.mixture import GaussianMixture
+
+from lightning_gen import cli
+from lightning_gen.callbacks.evaluation import draw_samples, set_references
+from lightning_gen.callbacks.recorder import git_commit, package_versions
+from lightning_gen.commands.training import differences
+from lightning_gen.data import Digits, ImageDataModule
+from lightning_gen.errors import InputError
+from lightning_gen.files import finite
+from lightning_gen.metrics import (
+    CopyShare,
+    DigitsExtractor,
+    FrechetDistance,
+    InceptionScore,
+    MetricSuite,
+    PrecisionRecall,
+)
+from lightning_gen.models import load
+from lightning_gen.runs import RunFolder, versions
+
+HELD_OUT, TRAINING = "fid_digits_heldout", "fid_digits"
+FIGURES = (HELD_OUT, TRAINING, "precision_digits", "recall_digits", "copy_share_pixels", "is_digits")
+ROWS, BIC_LIST = (1, 5, 10, 20, 50), (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50)
+FIT = {"covariance_type": "full", "reg_covar": 1e-3}
+
+
+# --- what is compared -------------------------------------------------------------------------------------------------
+
+
+class Mixtures:
+    """Gaussian mixtures of levels, each fitted once.
+
+    Args:
+        levels: training images, uint8 (N, C, H, W).
+        top: the highest level.
+    """
+
+    def __init__(self, levels: np.ndarray, top: int):
+        self.shape, self.top = levels.shape[1:], top
+        self.rows = levels.reshape(len(levels), -1).astype(np.float64)
+        self.fitted: dict[tuple[int, int], tuple[GaussianMixture, float]] = {}
+
+    def fit(self, components: int, seed: int) -> tuple[GaussianMixture, float]:
+        """Return the mixture and the seconds that fitting took."""
+        if (components, seed) not in self.fitted:
+            started = time.perf_counter()
+            mixture = GaussianMixture(components, random_state=seed, **FIT).fit(self.rows)
+            self.fitted[components, seed] = mixture, time.perf_counter() - started
+        return self.fitted[components, seed]
+
+    def choose(self, candidates: Sequence[int], seed: int) -> tuple[int, list[float], float]:
+        """Return the number of components with the lowest BIC (Schwarz 1978), all BICs, and seconds of all fits."""
+        fits = [self.fit(components, seed) for components in candidates]
+        bics = [float(mixture.bic(self.rows)) for mixture, _ in fits]
+        return candidates[int(np.argmin(bics))], bics, sum(seconds for _, seconds in fits)
+
+    def sample(self, components: int, seed: int, n: int) -> torch.Tensor:
+        """Draw levels, uint8 (n, C, H, W)."""
+        rows = self.fit(components, seed)[0].sample(n)[0]
+        return torch.from_numpy(np.rint(rows).clip(0, self.top).astype(np.uint8).reshape(n, *self.shape))
+
+
+class Scorer:
+    """The one suite that every row goes through: references are the training part and the held-out part."""
+
+    def __init__(self, part: str):
+        self.part = part
+        self.data = ImageDataModule(Digits())
+        metrics = [FrechetDistance(), PrecisionRecall(), CopyShare(), InceptionScore()]
+        self.suite = MetricSuite(DigitsExtractor(), metrics)
+        set_references(self.suite, self.data, part)
+
+    def levels(self, levels: torch.Tensor) -> dict[str, float]:
+        """Return the figures of samples, uint8 (n, C, H, W)."""
+        return self.samples(lambda: self.suite.update(levels, torch.arange(len(levels))))
+
+    def samples(self, feed: Callable[[], None]) -> dict[str, float]:
+        """Return the figures of what ``feed`` gives to the suite."""
+        self.suite.reset()
+        feed()
+        figures = self.suite.compute()
+        return {name: figures[name] for name in FIGURES}
+
+    def floor(self) -> dict[str, float | None]:
+        """Return what real images score; the copy share has no floor but its expectation, 1/2."""
+        real = self.suite.floor()
+        # The distance is symmetric: the training part in place of samples says the same as the held-out part.
+        training = self.levels(torch.from_numpy(self.data.images("train").levels))
+        return {name: real.get(name) for name in FIGURES} | {HELD_OUT: training[HELD_OUT]}
+
+
+def trained(config: str, seed: int, root: Path) -> RunFolder:
+    """Return the newest finished run of a config and seed in ``root``, training it if there is none.
+
+    Raises:
+        InputError: where the run that is there was made with other values than the config has now.
+    """
+    config = cli.find_config(config)
+    parent = root / Path(config).stem
+
+    def finished() -> list[RunFolder]:
+        return [run for _, run in versions(parent) if run.is_finished() and run.summary()["seed"] == seed]
+
+    if not finished():
+        with contextlib.redirect_stdout(sys.stderr):  # standard output is for JSON alone
+            cli.main(["fit", "--config", config, "--seed_everything", str(seed), "--run.root", str(root)])
+        return finished()[-1]
+    run = finished()[-1]
+    used = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
+    given = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    given.pop("run", None)  # where it lies was the command's choice
+    changed = differences(in_full(used), in_full(given), "config")
+    if changed:
+        raise InputError(f"{run.path} is of another config ({changed[0]}): remove it, or give another --runs folder")
+    return run
+
+
+def in_full(value: Any) -> Any:
+    """Return config data with every class by name (``loss: a.B``) and every class without arguments in one form."""
+    if isinstance(value, dict):
+        return {key: in_full(item) for key, item in value.items() if not (key == "init_args" and not item)}
+    if isinstance(value, list):
+        return [in_full(item) for item in value]
+    is_class = isinstance(value, str) and value.startswith(("lightning_gen.", "torch."))
+    return {"class_path": value} if is_class else value
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, sample standard deviation (None for one value) and the values themselves."""
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "std": deviation, "values": list(values)}
+
+
+def row(name: str, kind: str, seeds: Sequence[int], figures: Sequence[dict], seconds: Sequence[float], **more) -> dict:
+    """Return one row: figures over seeds, and what only this row has."""
+    known = {figure: [one[figure] for one in figures] for figure in FIGURES}
+    spreads = {figure: None if None in values else spread(values) for figure, values in known.items()}
+    return {"row": name, "kind": kind, "seeds": list(seeds), **spreads, "seconds": spread(seconds), **more}
+
+
+def mixture_row(components: int, mixtures: Mixtures, scorer: Scorer, options: argparse.Namespace) -> dict:
+    """Return the row of mixtures with so many components."""
+    figures = [scorer.levels(mixtures.sample(components, seed, options.n)) for seed in options.seeds]
+    seconds = [mixtures.fit(components, seed)[1] for seed in options.seeds]
+    name = f"mixture, {components} component" + "s" * (components > 1)
+    return row(name, "mixture", options.seeds, figures, seconds, n=options.n, components=components)
+
+
+def bic_row(mixtures: Mixtures, scorer: Scorer, options: argparse.Namespace) -> dict:
+    """Return the row of mixtures whose components BIC chose for each seed; seconds are those of all candidates."""
+    chosen = [mixtures.choose(options.bic, seed) for seed in options.seeds]
+    components = [best for best, _, _ in chosen]
+    if max(components) == max(options.bic) > 1:
+        print(f"note: BIC chose the longest of {options.bic}: lengthen --bic", file=sys.stderr)
+    figures = [
+        scorer.levels(mixtures.sample(best, seed, options.n))
+        for best, seed in zip(components, options.seeds, strict=True)
+    ]
+    return row(
+        "mixture, components by BIC",
+        "bic",
+        options.seeds,
+        figures,
+        [seconds for _, _, seconds in chosen],
+        n=options.n,
+        components=components,
+        candidates=list(options.bic),
+        bic=[[round(bic, 1) for bic in bics] for _, bics, _ in chosen],
+    )
+
+
+def config_row(config: str, scorer: Scorer, options: argparse.Namespace) -> dict:
+    """Return the row of a config, one run per seed."""
+    figures, summaries = [], []
+    for seed in options.seeds:
+        run = trained(config, seed, Path(options.runs))
+        path = getattr(run, options.checkpoint)
+        model = load(path)
+        figures.append(scorer.samples(lambda: draw_samples(model, scorer.suite, options.n, 500, seed)))  # noqa: B023
+        summaries.append(run.summary() | {"run": str(run.path), "samples_from": model.images_seen})
+    return row(
+        config,
+        "config",
+        options.seeds,
+        figures,
+        [summary["seconds"] for summary in summaries],
+        n=options.n,
+        checkpoint=options.checkpoint,
+        checkpoint_images_seen=[summary["samples_from"] for summary in summaries],
+        images_seen=[summary["images_seen"] for summary in summaries],
+        parameters=summaries[0]["parameters"],
+        runs=[summary["run"] for summary in summaries],
+        runs_git_commit=sorted({str(summary["git_commit"]) for summary in summaries}),
+    )
+
+
+def criterion(name: str, mine: dict, other: dict, limit: float | None, figure: str = HELD_OUT) -> dict[str, Any]:
+    """Return the ratio of two rows' figures: of their means, and seed by seed (against one value where it has one)."""
+    theirs = other[figure]["values"]
+    theirs = theirs * len(mine["seeds"]) if len(theirs) == 1 else theirs
+    ratios = [a / b for a, b in zip(mine[figure]["values"], theirs, strict=True)]
+    ratio = mine[figure]["mean"] / other[figure]["mean"]
+    return {
+        "criterion": name,
+        "row": mine["row"],
+        "against": other["row"],
+        "figure": figure,
+        "ratio": ratio,
+        "ratio_by_seed": ratios,
+        "limit": limit,
+        "met": None if limit is None else ratio <= limit,
+        "met_by_every_seed": None if limit is None else max(ratios) <= limit,
+    }
+
+
+def criteria(rows: Sequence[dict]) -> list[dict]:
+    """Return the ratios of every config to the mixture of BIC, to the best mixture of any size, and to the floor."""
+    by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in ("config", "bic", "mixture", "floor")}
+    best = sorted(by_kind["mixture"], key=lambda row: row[HELD_OUT]["mean"])[:1]
+    lines = []
+    for mine in by_kind["config"]:
+        lines += [criterion("below the mixture of BIC", mine, other, 1.0) for other in by_kind["bic"]]
+        lines += [criterion("at most twice the floor", mine, other, 2.0) for other in by_kind["floor"]]
+        lines += [criterion("beside the best mixture, chosen by this figure", mine, other, None) for other in best]
+    return lines
+
+
+def provenance(scorer: Scorer, args: Sequence[str]) -> dict[str, Any]:
+    """Return what every line carries: command, machine, versions, commit, extractor, parts."""
+    about = scorer.suite.description()
+    parts = {"train": "train", "heldout": scorer.part}
+    return {
+        "benchmark": "digits",
+        "references": {key: {"part": parts[key], **value} for key, value in about["references"].items()},
+        "extractor": about["extractor"],
+        "extractor_hash": about["extractor_hash"],
+        "metrics": about["metrics"],
+        "command": " ".join(["python", "benchmarks/digits.py", *args]),
+        "machine": f"{cpu_model()}, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "versions": package_versions() | {"scikit-learn": importlib.metadata.version("scikit-learn")},
+        "git_commit": git_commit(),
+    }
+
+
+def cpu_model() -> str:
+    """Return what the processor is called."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def parse(args: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--config", action="append", default=[], help="config of `lightning fit`; may be repeated")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--n", type=int, default=2000, help="samples of every row but the floor")
+    parser.add_argument("--part", choices=("val", "test"), default="val", help="the held-out part")
+    parser.add_argument("--mixtures", type=int, nargs="*", default=list(ROWS), help="components, a row each; or none")
+    parser.add_argument("--bic", type=int, nargs="*", default=list(BIC_LIST), help="components to choose from; or none")
+    parser.add_argument("--runs", default=None, help="folder of runs, kept; a temporary one if not given")
+    parser.add_argument(
+        "--checkpoint", choices=("last", "best"), default="last", help="of a run; best was chosen on val"
+    )
+    return parser.parse_args(args)
+
+
+def compare(options: argparse.Namespace, args: Sequence[str]) -> None:
+    """Print the lines, each as soon as it is known."""
+    scorer = Scorer(options.part)
+    mixtures = Mixtures(scorer.data.images("train").levels, scorer.data.spec.levels - 1)
+    common = provenance(scorer, args)
+    rows: list[dict] = []
+
+    def show(line: dict) -> None:
+        print(json.dumps(finite(line | common), allow_nan=False), flush=True)
+
+    def add(one: dict) -> None:
+        rows.append(one)
+        show(one)
+
+    sizes = [reference["n"] for reference in common["references"].values()]
+    add(row("floor: real training part against held-out part", "floor", [], [scorer.floor()], [0.0], n=sizes))
+    if options.bic:
+        add(bic_row(mixtures, scorer, options))
+    for components in options.mixtures:
+        add(mixture_row(components, mixtures, scorer, options))
+    for config in options.config:
+        add(config_row(config, scorer, options))
+    for line in criteria(rows):
+        show(line)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    args = list(sys.argv[1:] if args is None else args)
+    options = parse(args)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    try:
+        with contextlib.ExitStack() as stack:
+            if options.runs is None:
+                options.runs = stack.enter_context(tempfile.TemporaryDirectory(prefix="digits_runs_"))
+            compare(options, args)
+    except InputError as error:
+        cli.fail(str(error))
+
+
+if __name__ == "__main__":
+    main()
