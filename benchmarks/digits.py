@@ -152,14 +152,16 @@ def trained(config: str, seed: int, root: Path) -> RunFolder:
     given.pop("run", None)  # where it lies was the command's choice
     changed = differences(in_full(used), in_full(given), "config")
     if changed:
-        raise InputError(f"{run.path} is of another config ({changed[0]}): remove it, or give another --runs folder")
+        change = changed[0].replace(" in the checkpoint", " there")
+        raise InputError(f"{run.path} is of another config ({change}): remove it, or give another --runs folder")
     return run
 
 
 def in_full(value: Any) -> Any:
-    """Return config data with every class by name (``loss: a.B``) and every class without arguments in one form."""
+    """Return config data with every class in the long form, ``{class_path: a.B}`` for ``a.B``."""
     if isinstance(value, dict):
-        return {key: in_full(item) for key, item in value.items() if not (key == "init_args" and not item)}
+        kept = {key: item for key, item in value.items() if not (key == "init_args" and not item)}
+        return {key: item if key == "class_path" else in_full(item) for key, item in kept.items()}
     if isinstance(value, list):
         return [in_full(item) for item in value]
     is_class = isinstance(value, str) and value.startswith(("lightning_gen.", "torch."))
@@ -304,11 +306,14 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--n", type=int, default=2000, help="samples of every row but the floor")
     parser.add_argument("--part", choices=("val", "test"), default="val", help="the held-out part")
-    parser.add_argument("--mixtures", type=int, nargs="*", default=list(ROWS), help="components, a row each; or none")
-    parser.add_argument("--bic", type=int, nargs="*", default=list(BIC_LIST), help="components to choose from; or none")
+    parser.add_argument("--mixtures", type=int, nargs="*", default=list(ROWS), help="components, each a row; or none")
+    parser.add_argument("--bic", type=int, nargs="*", default=list(BIC_LIST), help="candidates of BIC; or none")
     parser.add_argument("--runs", default=None, help="folder of runs, kept; a temporary one if not given")
     parser.add_argument(
-        "--checkpoint", choices=("last", "best"), default="last", help="of a run; best was chosen on val"
+        "--checkpoint",
+        choices=("last", "best"),
+        default="last",
+        help="of a run; best was chosen on the validation part",
     )
     return parser.parse_args(args)
 
@@ -344,6 +349,8 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parse(args)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     try:
+        for config in options.config:  # a misspelt file is told before anything is fitted
+            cli.find_config(config)
         with contextlib.ExitStack() as stack:
             if options.runs is None:
                 options.runs = stack.enter_context(tempfile.TemporaryDirectory(prefix="digits_runs_"))

@@ -10,19 +10,8 @@ from importlib import import_module
 from pathlib import Path
 
 from lightning_gen import __version__
+from lightning_gen.commands.verbs import COMMANDS, TRAINING, fail
 from lightning_gen.errors import InputError
-
-TRAINING = {
-    "fit": "train a model:  lightning fit --config configs/quickstart.yaml",
-    "validate": "score a trained model on the validation part",
-    "test": "score a trained model on the test part (for published figures only)",
-    "predict": "draw one sample for every validation image",
-}
-COMMANDS = {
-    "sample": "draw images from a checkpoint:  lightning sample CKPT --n 64 --out DIR",
-    "evaluate": "score a checkpoint:  lightning evaluate CKPT --n 2000 --json out.json",
-    "export": "write a classifier's weights for metrics:  lightning export CKPT FILE.safetensors",
-}
 
 HELP = """\
 lightning-gen {version}: train, score and use deep generative image models
@@ -71,12 +60,6 @@ def main(args: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
-
-
-def fail(message: str, code: int = 2) -> None:
-    """Print one line on stderr and exit."""
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    raise SystemExit(code)
 
 
 def find_verb(args: Sequence[str]) -> str | None:

@@ -27,10 +27,8 @@ class GracefulStop(Callback):
     def __init__(self) -> None:
         self.signum = 0
         self._previous: dict[int, Any] = {}
-        self._children: list[Any] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._children = getattr(trainer.strategy.launcher, "procs", None) or []
         for signum in (signal.SIGINT, signal.SIGTERM):
             try:
                 self._previous[signum] = signal.signal(signum, self._note)
@@ -40,9 +38,7 @@ class GracefulStop(Callback):
     def _note(self, signum: int, frame: Any) -> None:
         if self.signum:
             raise KeyboardInterrupt
-        self.signum = signum
-        for child in self._children:  # a SIGTERM reaches the first rank only
-            child.send_signal(signum)
+        self.signum = signum  # the other ranks learn of it at the end of the step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         signum = self.signum

@@ -40,8 +40,8 @@ from lightning_gen.callbacks import (
     TrainLog,
 )
 from lightning_gen.callbacks.recorder import count_parameters
-from lightning_gen.cli import TRAINING, fail
 from lightning_gen.commands.messages import TrainingParser
+from lightning_gen.commands.verbs import TRAINING, fail
 from lightning_gen.errors import InputError
 from lightning_gen.files import write_json
 from lightning_gen.models import ImageModule, read_checkpoint

@@ -113,7 +113,8 @@ class ImageModule(LightningModule):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         self._skipped_in_a_row = 0
         self._last_step_skipped = False
-        self._tracked: dict[str, list[Tensor | int]] = {}
+        self._tracked: dict[str, tuple[Tensor | int, int]] = {}
+        self._pending: dict[str, Tensor] = {}
 
     # --- randomness and ranks -------------------------------------------------------------------------------------
 
@@ -151,8 +152,12 @@ class ImageModule(LightningModule):
         _, world = self.ranks
         self.images_seen += len(batch.levels) * world
         self._last_step_skipped = skipped
+        pending, self._pending = self._pending, {}
         if not skipped:
             self._skipped_in_a_row = 0
+            for name, value in pending.items():
+                total, count = self._tracked.get(name, (0, 0))
+                self._tracked[name] = (total + value, count + 1)
             return
         self.skipped_steps += 1
         self._skipped_in_a_row += 1
@@ -168,17 +173,12 @@ class ImageModule(LightningModule):
         return self._last_step_skipped
 
     def track(self, **values: Tensor) -> None:
-        """Add figures to the running means that are logged as ``train/<name>``; stays on the device."""
+        """Note figures of this step for the running means logged as ``train/<name>``; they stay on the device.
+
+        :meth:`count_images` takes them over, unless the step was skipped.
+        """
         for name, value in values.items():
-            value = value.detach()
-            if value.ndim:
-                value = value.mean()
-            entry = self._tracked.get(name)
-            if entry is None:
-                self._tracked[name] = [value.clone(), 1]
-            else:
-                entry[0] = entry[0] + value
-                entry[1] += 1
+            self._pending[name] = value.detach().mean() if value.ndim else value.detach()
 
     def tracked(self) -> dict[str, float]:
         """Return the means since the last call, and start anew."""
@@ -300,11 +300,17 @@ class ImageModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         datamodule = getattr(self._trainer, "datamodule", None)
+        data = None
+        if datamodule is not None:
+            try:
+                data = describe(datamodule, type(datamodule).__name__)
+            except InputError as error:  # training on it is fine; only `lightning evaluate` will need a config
+                rank_zero_warn(f"the checkpoint does not describe its data: {error}")
         checkpoint[CHECKPOINT_KEY] = {
             "format": CHECKPOINT_FORMAT,
             "version": lightning_gen.__version__,
             "model": self.description(),
-            "data": None if datamodule is None else describe(datamodule, type(datamodule).__name__),
+            "data": data,
             "spec": self.spec.as_dict(),
             "images_seen": self.images_seen,
             "seed": self.seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import struct
 import zipfile
@@ -31,6 +32,8 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}" + (" (it is a folder)" if path.is_dir() else ""))
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} cannot be read: its permissions forbid it")
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not a checkpoint, or was cut short")
     try:

@@ -12,6 +12,7 @@ from torch.optim import SGD, Adam
 
 import lightning_gen
 from lightning_gen.callbacks import EMA
+from lightning_gen.data import Batch
 from lightning_gen.errors import InputError
 from lightning_gen.models import GAN
 from lightning_gen.models.base import TrainingDiverged
@@ -337,8 +338,19 @@ def test_descend_works_without_a_trainer(capsys):
     assert "the toy loss (nan) is not finite at 0 images seen" in capsys.readouterr().out
     assert model.descend("toy", loss_of(model), parameters, optimizer)
     assert not same(kept, dict(model.state_dict()))
+    batch = Batch(torch.zeros(5, *model.spec.shape, dtype=torch.uint8), None, torch.arange(5))
+    model.count_images(batch)
     assert model.tracked().keys() == {"gradient_norm_toy"}
     assert model.tracked() == {}
+
+
+def test_figures_of_a_skipped_step_stay_out_of_the_means():
+    model = perceptrons()
+    batch = Batch(torch.zeros(5, *model.spec.shape, dtype=torch.uint8), None, torch.arange(5))
+    for value, skipped in ((1.0, False), (math.nan, True), (3.0, False)):
+        model.track(loss=torch.tensor(value))
+        model.count_images(batch, skipped=skipped)
+    assert model.tracked() == {"loss": 2.0}
 
 
 def loss_of(model: GAN) -> torch.Tensor:

@@ -1,0 +1,23 @@
+"""The verbs of the command line, and how one ends in an error; imports nothing slow."""
+
+from __future__ import annotations
+
+import sys
+
+TRAINING = {
+    "fit": "train a model:  lightning fit --config configs/quickstart.yaml",
+    "validate": "score a trained model on the validation part",
+    "test": "score a trained model on the test part (for published figures only)",
+    "predict": "draw one sample for every validation image",
+}
+COMMANDS = {
+    "sample": "draw images from a checkpoint:  lightning sample CKPT --n 64 --out DIR",
+    "evaluate": "score a checkpoint:  lightning evaluate CKPT --n 2000 --json out.json",
+    "export": "write a classifier's weights for metrics:  lightning export CKPT FILE.safetensors",
+}
+
+
+def fail(message: str, code: int = 2) -> None:
+    """Print one line on stderr and exit."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(code)
