@@ -88,6 +88,19 @@ class HandWritten:
                     torch._foreach_copy_(copied_to, copied_from)
 
 
+class SilentTerminal:
+    """A terminal that nobody looks at: the progress bar is drawn as for a user, but not on the JSON line's screen."""
+
+    def __init__(self):
+        self._file = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process
+
+    def isatty(self) -> bool:
+        return True
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+
 class Interleave(Callback):
     """Every ``segment`` steps of the trainer, run as many of the hand-written loop, and time both."""
 
@@ -142,7 +155,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         fit = ["--config", options.config, "--run.root", folder, "--run.threads", str(options.threads)]
         far = ["--budget.images", "1000000000", "--evaluation.every", "1000000000", "--checkpoint.every", "1000000000"]
-        training.run("fit", ["fit", *fit, *far, *overrides])
+        screen, sys.stderr = sys.stderr, SilentTerminal()
+        try:
+            training.run("fit", ["fit", *fit, *far, *overrides])
+        except SystemExit:
+            print(f"the run failed; see what `lightning fit {' '.join(fit)}` says", file=screen)
+            raise
+        finally:
+            sys.stderr = screen
     ours, theirs = interleave.ours[1:], interleave.theirs[1:]  # the first pair warms up
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     quartiles = statistics.quantiles(ratios, n=4)

@@ -25,7 +25,7 @@ class EMA(Callback):
     every other buffer (counters, spectral norms' vectors) is copied, because an average of it means nothing.
 
     Args:
-        half_life: h, images after which a weight counts half; 0 switches averaging off.
+        half_life: h: images after which a weight counts half; 0 switches averaging off.
         ramp_up: r, bound on the half-life as a fraction of the images seen; None for no bound.
 
     Raises:

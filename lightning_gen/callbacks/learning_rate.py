@@ -22,10 +22,10 @@ class LearningRate(Callback):
     Hutter 2017), and f is ``final``.
 
     Args:
-        warm_up: w, images of linear growth from 0.
-        decay: g.
-        images: T; null takes budget.images.
-        final: f, the factor at the end.
+        warm_up: images w of linear growth from 0.
+        decay: shape g of the decay after the warm-up.
+        images: length T of the schedule; null takes budget.images.
+        final: factor f at the end.
 
     Raises:
         InputError: for numbers out of range, or a decay without a length.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import logging
 import os
@@ -49,7 +50,31 @@ from lightning_gen.models.base import CHECKPOINT_KEY, TrainingDiverged
 from lightning_gen.runs import CHILD_VARIABLE, RunFolder, run_of_checkpoint
 from lightning_gen.spec import ImageSpec
 
-REFUSED_LENGTHS = ("max_epochs", "max_steps", "max_time", "min_epochs", "min_steps")
+# Options of Lightning's Trainer whose place is taken by the project's own: refused, with the key to use, never ignored.
+LENGTH = "a run's length is in images or minutes: --budget.images N, --budget.minutes M"
+INTERVAL = "evaluations are counted in images: --evaluation.every N"
+REPLACED = {
+    **dict.fromkeys(("max_epochs", "max_steps", "max_time", "min_epochs", "min_steps"), LENGTH),
+    **dict.fromkeys(("val_check_interval", "check_val_every_n_epoch"), INTERVAL),
+    "default_root_dir": "runs are kept in --run.root DIR",
+}
+# Further ones that few users need: they work, but are not listed in --help.
+UNLISTED = ("limit_", "overfit", "num_sanity", "barebones", "reload_data", "enable_autolog", "model_reg", "use_dist")
+TITLES = {
+    "model": "model: what is trained",
+    "data": "data: which images, and how they are made into batches",
+    "budget": "budget: how long training lasts, whichever comes first",
+    "schedule": "schedule: learning rates over a run, in images seen",
+    "ema": "ema: average of the weights, used for evaluation and sampling",
+    "evaluation": "evaluation: samples are scored every so many images, and in validate and test",
+    "checkpoint": "checkpoint: checkpoints/last.ckpt, and best.ckpt by a monitored figure",
+    "grid": "grid: samples/<images seen>.png at each evaluation, always of the same latents",
+    "run": "run: where it is kept, what logs it",
+    "trainer": "trainer: devices, precision and further options of Lightning's Trainer",
+}
+DESCRIPTION = """{what}. Any value of a config can be given as --key value; several --config are merged in their order.
+The shortest form of a key inside the model or the data leaves init_args out: --model.generator.widths "[512, 512]"
+--data.batch_size 128. --print_config prints the complete config. Options of a class: --model.help CLASS."""
 
 
 class RunOptions:
@@ -107,17 +132,38 @@ class TrainingCLI(LightningCLI):
         # A parser for each of the four verbs would double the time to the first step.
         return {verb: skip for verb, skip in super().subcommands().items() if verb == self.verb}
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_class_arguments(RunOptions, "run")
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # Model and data first, Lightning's long list last.
+        parser.add_lightning_class_args(self._model_class, "model", subclass_mode=True)
+        parser.add_lightning_class_args(self._datamodule_class, "data", subclass_mode=True)
+        parser.link_arguments("data", "model.init_args.spec", compute_fn=_spec_of, apply_on="instantiate")
         parser.add_lightning_class_args(Budget, "budget")
         parser.add_lightning_class_args(LearningRate, "schedule")
         parser.add_lightning_class_args(EMA, "ema")
         parser.add_lightning_class_args(GenerativeEvaluation, "evaluation")
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_lightning_class_args(SampleGrid, "grid")
+        parser.add_class_arguments(RunOptions, "run")
         if self.verb == "fit":
-            parser.add_argument("--init_from", type=str | None, default=None, help="Checkpoint to take weights from.")
-        parser.link_arguments("data", "model.init_args.spec", compute_fn=_spec_of, apply_on="instantiate")
+            parser.add_argument(
+                "--init_from", type=str | None, default=None, help="Checkpoint to take weights from, for a new run."
+            )
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.usage = f"lightning {subcommand} --config FILE [--config FILE ...] [--KEY VALUE ...]"
+        parser.description = DESCRIPTION.format(what=TRAINING[subcommand])
+        for group in parser._action_groups:
+            keys = {str(action.dest).partition(".")[0] for action in group._group_actions}
+            if len(keys) == 1 and (key := keys.pop()) in TITLES:
+                group.title, group.description = TITLES[key], None
+        for action in parser._actions:
+            name = str(action.dest).removeprefix("trainer.")
+            if name != action.dest and (name in REPLACED or name.startswith(UNLISTED) or name.endswith(".help")):
+                action.help = argparse.SUPPRESS
+        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         if len(self.arguments) == 1:
@@ -129,11 +175,10 @@ class TrainingCLI(LightningCLI):
         for key in ("model", "data"):
             if not self.options.get(key):
                 raise InputError(f"no {key}: give --config FILE, or --{key} CLASS")
-        for key in REFUSED_LENGTHS:
-            if self.options.trainer.get(key) not in (None, -1):
-                raise InputError(
-                    f"trainer.{key}: a run's length is in images or minutes: --budget.images N, --budget.minutes M"
-                )
+        unset = {"check_val_every_n_epoch": 1}
+        for key, remedy in REPLACED.items():
+            if self.options.trainer.get(key) not in (None, -1, unset.get(key)):
+                raise InputError(f"trainer.{key}: {remedy}")
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: a checkpoint never overrides the config."""
@@ -275,6 +320,8 @@ class TrainingCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         folder = self._own_folder()
+        if config.get("enable_checkpointing") is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoints)]
         averages = [callback for callback in callbacks if isinstance(callback, EMA)]
         others = [callback for callback in callbacks if not isinstance(callback, EMA)]
         own = [*averages, TrainLog(), *others, Recorder(folder, self.complete_config(), self.resumed), ExactResume()]

@@ -79,6 +79,7 @@ class GAN(GenerativeModule):
             raise InputError(
                 "GAN does not train with trainer.precision 16-mixed (losses underflow): use bf16-mixed or 32-true"
             )
+        self.step_buffers = list(self.buffers())
         self.generator_parameters = [p for p in self.generator.parameters() if p.requires_grad]
         self.critic_parameters = [p for p in self.discriminator.parameters() if p.requires_grad]
 
@@ -135,7 +136,7 @@ class GAN(GenerativeModule):
 
         A step that is skipped must leave nothing behind, and forward passes already moved these.
         """
-        buffers = list(self.buffers())
+        buffers = self.step_buffers
         kept = [buffer.clone() for buffer in buffers]
 
         def restore() -> None:
