@@ -157,7 +157,10 @@ class TrainingCLI(LightningCLI):
         parser.description = DESCRIPTION.format(what=TRAINING[subcommand])
         for group in parser._action_groups:
             keys = {str(action.dest).partition(".")[0] for action in group._group_actions}
-            if len(keys) == 1 and (key := keys.pop()) in TITLES:
+            if group.title == "Linked arguments":
+                for action in group._group_actions:
+                    action.help = argparse.SUPPRESS
+            elif len(keys) == 1 and (key := keys.pop()) in TITLES:
                 group.title, group.description = TITLES[key], None
         for action in parser._actions:
             name = str(action.dest).removeprefix("trainer.")
@@ -355,9 +358,17 @@ class TrainingCLI(LightningCLI):
             self._report_differences(model)
         self._introduce(model)
         started = time.monotonic()
-        self.trainer.fit(model, **arguments)
+        try:
+            self.trainer.fit(model, **arguments)
+        finally:
+            self._finish_loggers()
         if self.folder is not None and rank_zero_only.rank == 0:
             self._conclude(model, time.monotonic() - started)
+
+    def _finish_loggers(self) -> None:
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger) and rank_zero_only.rank == 0 and logger._experiment is not None:
+                logger._experiment.finish(exit_code=int(self.trainer.state.status != "finished"))
 
     def _report_differences(self, model: ImageModule) -> None:
         check_fit(model, self.checkpoint["state_dict"], self.checkpoint_path)

@@ -1,0 +1,106 @@
+"""Every shipped config says how it is run, parses, and takes a step, on any machine."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from lightning_gen.cli import configs_folder, main
+from lightning_gen.describe import find_class
+
+CONFIGS = sorted(configs_folder().rglob("*.yaml"))
+IDS = [str(path.relative_to(configs_folder())) for path in CONFIGS]
+DATA = ("digits", "fashion-mnist", "cifar10", "folder")
+NEEDS_NO_FILES = "lightning_gen.data.Digits"
+
+every_config = pytest.mark.parametrize("path", CONFIGS, ids=IDS)
+
+
+def command(path: Path) -> list[str]:
+    """Return the arguments of the command in a config's first line."""
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    assert first.startswith("# lightning "), f"{path}: the first line must be the very command"
+    return shlex.split(first.removeprefix("# lightning "))
+
+
+def paint(folder: Path, classes: int, channels: int) -> None:
+    """Write two small pictures per class (or twelve without classes) into ``folder``."""
+    for i in range(2 * classes or 12):
+        place = folder / f"class{i % classes}" if classes else folder
+        place.mkdir(parents=True, exist_ok=True)
+        picture = Image.new("RGB", (40 + i, 36), (10 * i, 90, 200 - 9 * i))
+        (picture.convert("L") if channels == 1 else picture).save(place / f"{i}.png")
+
+
+def on_this_machine(arguments: list[str], path: Path) -> list[str]:
+    """Return options that put a few painted pictures in the place of files that this machine may lack."""
+    source = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["init_args"]["source"]
+    name = source if isinstance(source, str) else source["class_path"]
+    if name == NEEDS_NO_FILES:
+        return []
+    if name == "lightning_gen.data.ImageFolder":
+        paint(Path(arguments[arguments.index("--data.source.root") + 1]), 0, 3)
+        return []
+    spec = find_class(name).spec
+    paint(Path("painted"), spec.num_classes, spec.channels)
+    return shlex.split(
+        f"--data.source lightning_gen.data.ImageFolder --data.source.root painted --data.source.channels {spec.channels} "
+        f"--data.source.size '[{spec.height}, {spec.width}]'"
+    )
+
+
+def test_there_are_configs():
+    assert "quickstart.yaml" in IDS
+    assert len(IDS) >= 5
+
+
+@every_config
+def test_the_header_is_the_command(path):
+    verb, option, name, *rest = command(path)
+    assert (verb, option) == ("fit", "--config")
+    assert name == f"configs/{path.relative_to(configs_folder()).as_posix()}"
+    assert len(rest) % 2 == 0
+    comments = path.read_text(encoding="utf-8").split("\n")[1:3]
+    assert all(line.startswith("# ") for line in comments), "then what it is, and where its figures are"
+
+
+@every_config
+def test_the_name_says_family_variant_and_data(path):
+    name = path.relative_to(configs_folder()).as_posix()
+    assert name == "quickstart.yaml" or re.fullmatch(rf"[a-z0-9-]+/([a-z0-9-]+-)?({'|'.join(DATA)})\.yaml", name)
+    source = str(yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["init_args"]["source"]).lower()
+    data = next((word for word in DATA if path.stem.endswith(word)), "digits")
+    assert data.replace("-", "") in source
+
+
+@every_config
+def test_it_takes_a_step(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = command(path)
+    small = ["--data.batch_size", "4", "--evaluation.batch_size", "8", "--grid.n", "4", "--run.threads", "1"]
+    main(
+        [
+            *arguments,
+            *on_this_machine(arguments, path),
+            *small,
+            "--trainer.accelerator",
+            "cpu",
+            "--trainer.fast_dev_run",
+            "true",
+        ]
+    )
+    assert not Path("runs").exists()
+
+
+@every_config
+def test_every_key_is_written_once(path):
+    class Strict(yaml.SafeLoader):
+        def construct_mapping(self, node, deep=False):
+            keys = [self.construct_object(key) for key, _ in node.value]
+            assert len(keys) == len(set(keys)), f"{path}: a key stands twice in line {node.start_mark.line + 1}"
+            return super().construct_mapping(node, deep)
+
+    yaml.load(path.read_text(encoding="utf-8"), Strict)
