@@ -1,0 +1,196 @@
+"""sample, evaluate, export, validate, test and predict, from a checkpoint alone, as users call them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import lightning_gen
+from lightning_gen.cli import main
+from lightning_gen.runs import RunFolder
+
+CONFIG = str(Path(__file__).parent / "conf" / "gan.yaml")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> RunFolder:
+    root = tmp_path_factory.mktemp("runs")
+    main(["fit", "--config", CONFIG, "--run.root", str(root), "--budget.images", "6400", "--evaluation.every", "3200"])
+    return RunFolder(root / "gan" / "version_0")
+
+
+def sample(run: RunFolder, out: Path, *arguments: str) -> np.ndarray:
+    main(["sample", str(run.last), "--out", str(out), *arguments])
+    return np.load(out / "samples.npy")
+
+
+def test_sample_writes_levels_and_pictures(run, tmp_path):
+    levels = sample(run, tmp_path / "a", "--n", "13", "--grid", str(tmp_path / "grid.png"))
+    assert levels.shape == (13, 1, 8, 8)
+    assert levels.dtype == np.uint8
+    assert levels.max() <= 16
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert names == [*(f"{i:05d}.png" for i in range(13)), "samples.npy"]
+    picture = Image.open(tmp_path / "a" / "00007.png")
+    assert picture.mode == "L"
+    np.testing.assert_array_equal(np.asarray(picture), np.round(levels[7, 0] * (255 / 16)).astype(np.uint8))
+    assert min(Image.open(tmp_path / "grid.png").size) >= 4 * 48
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_samples_depend_on_the_seed_alone(run, tmp_path):
+    first = sample(run, tmp_path / "a", "--n", "20")
+    np.testing.assert_array_equal(first, sample(run, tmp_path / "b", "--n", "20"))
+    assert not np.array_equal(first, sample(run, tmp_path / "c", "--n", "20", "--seed", "1"))
+
+
+def test_sampler_options_and_live_weights_change_the_samples(run, tmp_path):
+    plain = sample(run, tmp_path / "a", "--n", "50")
+    cool = sample(run, tmp_path / "b", "--n", "50", "--sampler.temperature", "0.3")
+    assert cool.std(axis=0).mean() < 0.8 * plain.std(axis=0).mean()
+    truncated = sample(run, tmp_path / "c", "--n", "50", "--sampler.truncation=0.2")
+    assert truncated.std(axis=0).mean() < 0.8 * plain.std(axis=0).mean()
+    live = sample(run, tmp_path / "d", "--n", "50", "--weights", "live")
+    assert not np.array_equal(live, plain)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--sampler.temprature", "1"], "LatentSampler has no option 'temprature': did you mean 'temperature'?"),
+        (["--sampler.temperature", "0"], "sampler.temperature must be above 0"),
+        (["--sampler.temperature"], "--sampler.temperature needs a value"),
+        (["--labels", "[1]"], "is not class-conditional"),
+        (["--device", "cuda:77"], "--device cuda:77"),
+        (["--device", "gpux"], "--device gpux"),
+    ],
+)
+def test_bad_sampling_options(run, tmp_path, capsys, arguments, expected):
+    with pytest.raises(SystemExit) as stop:
+        main(["sample", str(run.last), "--out", str(tmp_path / "x"), *arguments])
+    assert stop.value.code == 2
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_python_and_command_line_agree(run, tmp_path):
+    model = lightning_gen.load(run.last)
+    from lightning_gen.models.base import keyed_seed
+
+    levels = model.sample(16, generator=torch.Generator().manual_seed(keyed_seed(0, "sample")))
+    np.testing.assert_array_equal(levels.numpy(), sample(run, tmp_path / "a", "--n", "16"))
+
+
+def test_evaluate_repeats_the_figures_of_training(run, tmp_path, capsys):
+    file = tmp_path / "out.json"
+    main(["evaluate", str(run.last), "--n", "200", "--json", str(file)])
+    report = json.loads(file.read_text())
+    last = run.summary()["last"]
+    assert report["fid_digits"] == pytest.approx(last["val/fid_digits"], rel=1e-9)
+    assert report["fid_digits_heldout"] == pytest.approx(last["val/fid_digits_heldout"], rel=1e-9)
+    assert report["n"] == 200
+    assert report["extractor"] == "digits"
+    assert report["checkpoint"] == str(run.last)
+    assert f"{report['fid_digits']:.6g}" in capsys.readouterr().out
+
+
+def test_evaluate_with_other_metrics_and_part(run, tmp_path):
+    file = tmp_path / "out.json"
+    metrics = "[PrecisionRecall, CopyShare]"
+    main(["evaluate", str(run.last), "--n", "300", "--json", str(file), "--part", "test", "--metrics", metrics])
+    report = json.loads(file.read_text())
+    assert 0 <= report["precision_digits"] <= 1
+    assert 0 <= report["copy_share_pixels"] <= 1
+    assert "fid_digits" not in report
+    assert report["heldout_part"] == "test"
+
+
+def test_validate_and_test_print_and_write(run, capsys):
+    main(["validate", "--config", str(run.path / "config.yaml"), "--ckpt_path", "last"])
+    assert "val/fid_digits " in capsys.readouterr().out
+    validated = json.loads((run.path / "validate.json").read_text())
+    assert validated["val/fid_digits"] == pytest.approx(run.summary()["last"]["val/fid_digits"], rel=1e-9)
+    main(["test", "--config", str(run.path / "config.yaml"), "--ckpt_path", "best"])
+    tested = json.loads((run.path / "test.json").read_text())
+    assert tested["test/fid_digits_heldout"] != validated["val/fid_digits_heldout"]
+    assert tested["checkpoint"].endswith("best.ckpt")
+
+
+def test_predict_writes_an_image_for_every_validation_image(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["predict", "--config", str(run.path / "config.yaml"), "--ckpt_path", str(run.last.resolve())])
+    assert np.load("predictions.npy").shape == (200, 1, 8, 8)
+
+
+def test_init_from_takes_what_fits(run, tmp_path, capsys):
+    wider = ["--model.generator.widths", "[40]", "--budget.images", "64", "--run.root", str(tmp_path)]
+    main(["fit", "--config", CONFIG, "--init_from", str(run.last), *wider])
+    said = capsys.readouterr().err
+    assert "took 6 of 12 tensors" in said
+    assert "left as initialised: generator.net.0.weight" in said
+    assert "not used: generator.net.0.weight" in said
+    summary = RunFolder(tmp_path / "gan" / "version_0").summary()
+    assert summary["images_seen"] == 64
+
+
+def test_classifier_trains_and_exports_an_extractor(tmp_path):
+    config = "configs/classifier/digits.yaml"
+    main(
+        ["fit", "--config", config, "--run.root", str(tmp_path), "--budget.images", "8000", "--schedule.warm_up", "500"]
+    )
+    run = RunFolder(tmp_path / "digits" / "version_0")
+    assert run.summary()["last"]["val/accuracy"] > 0.9
+    weights = tmp_path / "mine.safetensors"
+    main(["export", str(run.last), str(weights)])
+    from lightning_gen.data import Digits
+    from lightning_gen.metrics import ClassifierExtractor
+
+    images = Digits().load("val")
+    logits = ClassifierExtractor(str(weights))(torch.from_numpy(images.levels), Digits().spec).logits
+    accuracy = (logits.argmax(1).numpy() == images.labels).mean()
+    assert accuracy == pytest.approx(run.summary()["last"]["val/accuracy"], abs=1e-6)
+
+
+def test_shipped_classifier_reaches_98_percent_on_the_test_part():
+    from lightning_gen.data import Digits
+    from lightning_gen.metrics import DigitsExtractor
+
+    images = Digits().load("test")
+    logits = DigitsExtractor()(torch.from_numpy(images.levels), Digits().spec).logits
+    assert (logits.argmax(1).numpy() == images.labels).mean() >= 0.98
+
+
+def test_rows_logged_by_lightning_itself_have_images_seen_as_x(tmp_path):
+    from lightning.pytorch import Trainer
+
+    from lightning_gen.callbacks import MetricsCSV
+    from lightning_gen.data import Digits, ImageDataModule
+    from lightning_gen.models import Classifier
+    from lightning_gen.networks import SmallClassifier
+    from lightning_gen.runs import read_metrics
+
+    class Logging(Classifier):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            self.log("mine", loss)
+            return loss
+
+    data = ImageDataModule(Digits(), batch_size=10)
+    model = Logging(data.spec, SmallClassifier, lambda p: torch.optim.SGD(p, 0.1))
+    folder = RunFolder.new(str(tmp_path), "x")
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=4,
+        logger=MetricsCSV(folder),
+        log_every_n_steps=2,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+    )
+    trainer.fit(model, data)
+    rows = read_metrics(folder.path / "metrics.csv")[1]
+    assert [row["images_seen"] for row in rows] == ["20", "40"]
