@@ -36,6 +36,17 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
 
 
+def flat(report: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return ``report`` without nesting: ``{"references": {"train": {"n": 3}}}`` becomes ``references_train_n``."""
+    result: dict[str, Any] = {}
+    for key, value in report.items():
+        if isinstance(value, dict):
+            result |= flat(value, f"{prefix}{key}_")
+        else:
+            result[f"{prefix}{key}"] = json.dumps(value) if isinstance(value, list | tuple) else value
+    return result
+
+
 def finite(value: Any) -> Any:
     """Return ``value`` with every float that is not finite replaced by None, which strict JSON can hold."""
     if isinstance(value, dict):

@@ -94,6 +94,8 @@ def test_evaluate_repeats_the_figures_of_training(run, tmp_path, capsys):
     assert report["n"] == 200
     assert report["extractor"] == "digits"
     assert report["checkpoint"] == str(run.last)
+    assert report["references_train_n"] == 1097
+    assert not any(isinstance(value, dict | list) for value in report.values())
     assert f"{report['fid_digits']:.6g}" in capsys.readouterr().out
 
 

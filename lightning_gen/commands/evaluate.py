@@ -17,7 +17,7 @@ from lightning_gen.commands.common import (
 from lightning_gen.commands.messages import CommandParser
 from lightning_gen.describe import TRUSTED, build
 from lightning_gen.errors import InputError
-from lightning_gen.files import write_json
+from lightning_gen.files import flat, write_json
 from lightning_gen.metrics import Extractor, FeatureMetric, FrechetDistance, MetricSuite
 from lightning_gen.models.base import CHECKPOINT_KEY
 from lightning_gen.models.checkpoint import load_data
@@ -59,7 +59,7 @@ def run(args: Sequence[str]) -> None:
     for name, value in figures.items():
         print(f"{name:<28} {value:.6g}")
     if options.json:
-        write_json(Path(options.json), report)
+        write_json(Path(options.json), flat(report))
 
 
 def choose_suite(checkpoint: dict[str, Any], given: Any, options: Any) -> MetricSuite:

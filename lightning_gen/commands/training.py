@@ -44,7 +44,7 @@ from lightning_gen.callbacks.recorder import count_parameters
 from lightning_gen.commands.messages import TrainingParser
 from lightning_gen.commands.verbs import TRAINING, fail
 from lightning_gen.errors import InputError
-from lightning_gen.files import write_json
+from lightning_gen.files import flat, write_json
 from lightning_gen.models import ImageModule, read_checkpoint
 from lightning_gen.models.base import CHECKPOINT_KEY, TrainingDiverged
 from lightning_gen.runs import CHILD_VARIABLE, RunFolder, run_of_checkpoint
@@ -420,7 +420,7 @@ class TrainingCLI(LightningCLI):
             evaluation = next(c for c in self.trainer.callbacks if isinstance(c, GenerativeEvaluation))
             if evaluation.suite is not None:
                 report |= evaluation.suite.description()
-            write_json(folder.path / f"{self.verb}.json", report)
+            write_json(folder.path / f"{self.verb}.json", flat(report))
             say(f"written to {folder.path / f'{self.verb}.json'}")
 
     def predict(self, **arguments: Any) -> None:
