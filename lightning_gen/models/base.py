@@ -83,9 +83,9 @@ def keyed_seed(*key: int | str) -> int:
 class ImageModule(LightningModule):
     """A LightningModule about images of one :class:`ImageSpec`.
 
-    It counts images seen, keys its randomness on them, keeps running means of what it is told to track, takes
-    optimizer steps that leave everything as it was when a loss is not finite, and describes itself in checkpoints.
-    A family calls :meth:`count_images` once at the end of its ``training_step``.
+    It counts images seen, keys its randomness on them, keeps running means of what it is told to track, skips steps
+    that meet something that is not finite (weights, optimizers, averages and buffers stay as they were), and describes
+    itself in checkpoints. A family calls :meth:`count_images` once at the end of its ``training_step``.
 
     Args:
         spec: the images; the data module's. A plain mapping is accepted too.
@@ -112,7 +112,10 @@ class ImageModule(LightningModule):
         self.skipped_steps = 0
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         self._skipped_in_a_row = 0
+        self._skip_reason = ""
         self._last_step_skipped = False
+        self._step_buffers: list[Tensor] = []
+        self._kept_buffers: list[Tensor] = []
         self._tracked: dict[str, tuple[Tensor | int, int]] = {}
         self._pending: dict[str, Tensor] = {}
 
@@ -151,6 +154,31 @@ class ImageModule(LightningModule):
         """
         _, world = self.ranks
         self.images_seen += len(batch.levels) * world
+        if skipped or not self.automatic_optimization:  # else the gradients, not known yet, decide
+            self._conclude_step(skipped)
+
+    def on_train_start(self) -> None:
+        self._step_buffers = list(self.buffers())
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # A skipped step must leave nothing behind, and forward passes move batch statistics and spectral norms.
+        self._kept_buffers = [buffer.clone() for buffer in self._step_buffers]
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Under automatic optimization: leave out the step where a gradient is not finite (ranks have averaged it)."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        scaled = self._trainer is not None and str(self.trainer.precision) == "16-mixed"  # whose scaler skips by itself
+        finite = scaled or bool(torch.isfinite(norm))
+        if finite:
+            self.track(gradient_norm=norm)
+        else:
+            self.report_skip("the gradient of the loss")
+            for parameter in parameters:
+                parameter.grad = None
+        self._conclude_step(not finite)
+
+    def _conclude_step(self, skipped: bool) -> None:
         self._last_step_skipped = skipped
         pending, self._pending = self._pending, {}
         if not skipped:
@@ -159,6 +187,8 @@ class ImageModule(LightningModule):
                 total, count = self._tracked.get(name, (0, 0))
                 self._tracked[name] = (total + value, count + 1)
             return
+        for buffer, kept in zip(self._step_buffers, self._kept_buffers, strict=True):
+            buffer.copy_(kept)
         self.skipped_steps += 1
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
@@ -217,11 +247,7 @@ class ImageModule(LightningModule):
         norm = torch.nn.utils.get_total_norm([g for _, g in used])
         if not torch.isfinite(loss + norm):
             finite_loss = bool(torch.isfinite(loss))
-            what = f"the gradient of the {name} loss" if finite_loss else f"the {name} loss ({float(loss)})"
-            self._skip_reason = f"the last was {what} at {self.images_seen:,} images seen"
-            self.report_skip(
-                f"{what} is not finite at {self.images_seen:,} images seen: step skipped, weights unchanged"
-            )
+            self.report_skip(f"the gradient of the {name} loss" if finite_loss else f"the {name} loss ({float(loss)})")
             return False
         for parameter, gradient in used:
             parameter.grad = gradient
@@ -235,10 +261,13 @@ class ImageModule(LightningModule):
             progress.increment_completed()
         return True
 
-    def report_skip(self, message: str) -> None:
-        """Say once per run of skipped steps what was skipped."""
+    def report_skip(self, what: str) -> None:
+        """Remember what was not finite, and say so once per run of skipped steps."""
+        where = f"at {self.images_seen:,} images seen"
+        self._skip_reason = f"the last was {what} {where}"
         if self._skipped_in_a_row == 0 and self.ranks[0] == 0:
-            (print if self._trainer is None else self.print)(f"warning: {message}")
+            warning = f"warning: {what} is not finite {where}: step skipped, weights unchanged"
+            (print if self._trainer is None else self.print)(warning)
 
     # --- figures --------------------------------------------------------------------------------------------------
 

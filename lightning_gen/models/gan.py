@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -79,7 +78,6 @@ class GAN(GenerativeModule):
             raise InputError(
                 "GAN does not train with trainer.precision 16-mixed (losses underflow): use bf16-mixed or 32-true"
             )
-        self.step_buffers = list(self.buffers())
         self.generator_parameters = [p for p in self.generator.parameters() if p.requires_grad]
         self.critic_parameters = [p for p in self.discriminator.parameters() if p.requires_grad]
 
@@ -88,12 +86,9 @@ class GAN(GenerativeModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         generator_optimizer, critic_optimizer = self.optimizers(use_pl_optimizer=False)
         real = self.spec.to_unit(batch.levels, self.dtype)
-        with self.kept_buffers() as restore_buffers:
-            taken = self.critic_phase(real, batch.labels, critic_optimizer)
-            if taken and self.critic_steps_taken % self.critic_steps == 0:
-                taken = self.generator_phase(real, batch.labels, generator_optimizer)
-            if not taken:
-                restore_buffers()
+        taken = self.critic_phase(real, batch.labels, critic_optimizer)
+        if taken and self.critic_steps_taken % self.critic_steps == 0:
+            taken = self.generator_phase(real, batch.labels, generator_optimizer)
         self.count_images(batch, skipped=not taken)
 
     def critic_phase(self, real: Tensor, labels: Tensor | None, optimizer: torch.optim.Optimizer) -> bool:
@@ -129,21 +124,6 @@ class GAN(GenerativeModule):
         _, world = self.ranks
         latents = self.training_latents(n * world, self.generator.latent_dim, self.random(purpose), self.device)
         return latents[self.own_rows(n)].to(self.dtype)
-
-    @contextmanager
-    def kept_buffers(self) -> Iterator[Callable[[], None]]:
-        """Yield a function that puts the networks' buffers (batch statistics, spectral norms) back as they were.
-
-        A step that is skipped must leave nothing behind, and forward passes already moved these.
-        """
-        buffers = self.step_buffers
-        kept = [buffer.clone() for buffer in buffers]
-
-        def restore() -> None:
-            for buffer, value in zip(buffers, kept, strict=True):
-                buffer.copy_(value)
-
-        yield restore
 
     def counters(self) -> dict[str, int]:
         return {"critic_steps_taken": self.critic_steps_taken}
