@@ -46,6 +46,8 @@ def main(args: Sequence[str] | None = None) -> None:
             that was stopped by Ctrl-C or SIGTERM.
     """
     args = list(sys.argv[1:] if args is None else args)
+    if os.getcwd() not in sys.path:  # so that a config can name classes of a file beside it, as `python -m` allows
+        sys.path.append(os.getcwd())
     try:
         verb = find_verb(args)
         if verb is None:

@@ -102,7 +102,7 @@ def test_a_finished_run_is_scored_as_it_is(capsys, config, tmp_path):
     assert first[1]["runs"] == second[1]["runs"]
     assert first[1]["fid_digits_heldout"] == second[1]["fid_digits_heldout"]
     assert len(list((tmp_path / "r" / "tiny").iterdir())) == 1
-    config.write_text(config.read_text(encoding="utf-8").replace("lr: 0.001", "lr: 0.002"), encoding="utf-8")
+    config.write_text(config.read_text(encoding="utf-8").replace("lr: 0.002", "lr: 0.003"), encoding="utf-8")
     with pytest.raises(SystemExit) as stopped:
         digits.main(args)
     assert stopped.value.code == 2

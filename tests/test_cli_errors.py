@@ -35,6 +35,10 @@ FIT = [
         r"model\.loss: 'torch\.nn\.Linear' is not the import path of an AdversarialLoss",
     ),
     (["--model", "lightning_gen.models.GANN"], r"model: .*GANN' is not the import path .*'GAN'"),
+    (
+        ["--model.loss", "my_own.Loss"],
+        r"model\.loss: there is no module 'my_own': install it, or run where my_own\.py lies",
+    ),
     (["--model.generator", "torch.relu"], r"model\.generator: 'torch\.relu' is not the import path"),
     (["--model.generator_optimizer.lr", "fast"], r"model\.generator_optimizer\.lr: expected a number, got 'fast'"),
     (["--model.critic_steps", "0"], r"critic_steps must be at least 1, got 0"),

@@ -28,7 +28,17 @@ EXACT = [
 def fit(folder: Path, *arguments: str, ranks: int = 2, path: Path | None = None) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(path or folder), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "-m", "lightning_gen", "fit", "--config", CONFIG, f"--trainer.devices={ranks}", f"--run.root={folder}", *arguments],
+        [
+            sys.executable,
+            "-m",
+            "lightning_gen",
+            "fit",
+            "--config",
+            CONFIG,
+            f"--trainer.devices={ranks}",
+            f"--run.root={folder}",
+            *arguments,
+        ],
         capture_output=True,
         text=True,
         timeout=240,
@@ -83,7 +93,13 @@ class SometimesNan(Relativistic):
 
 def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_by_all(tmp_path):
     (tmp_path / "bad_loss.py").write_text(LOSS)
-    run = fit(tmp_path, "--model.loss=bad_loss.SometimesNan", "--budget.images=640", "--data.batch_size=16", "--trainer.log_every_n_steps=1")
+    run = fit(
+        tmp_path,
+        "--model.loss=bad_loss.SometimesNan",
+        "--budget.images=640",
+        "--data.batch_size=16",
+        "--trainer.log_every_n_steps=1",
+    )
     assert run.returncode == 0, run.stderr
     assert run.stderr.count("the critic loss (nan) is not finite at 64 images seen") == 1
     saved = checkpoint(tmp_path)
@@ -128,6 +144,8 @@ def test_ctrl_c_ends_both_ranks_after_the_same_step(tmp_path):
     summary = RunFolder(tmp_path / "gan" / "version_0").summary()
     assert summary["status"] == "interrupted"
     assert checkpoint(tmp_path)["lightning_gen"]["images_seen"] == summary["images_seen"]
-    resumed = fit(tmp_path, "--ckpt_path=last", "--data.batch_size=16", f"--budget.images={summary['images_seen'] + 320}")
+    resumed = fit(
+        tmp_path, "--ckpt_path=last", "--data.batch_size=16", f"--budget.images={summary['images_seen'] + 320}"
+    )
     assert resumed.returncode == 0, resumed.stderr
     assert checkpoint(tmp_path)["lightning_gen"]["images_seen"] == summary["images_seen"] + 320

@@ -79,7 +79,9 @@ def test_sigkill_then_last_is_bit_exact(images, undisturbed, tmp_path):
     expected = [row for row in read_metrics(undisturbed.path / "metrics.csv")[1] if row["val/fid_digits"]]
     assert [row["val/fid_digits"] for row in evaluations] == [row["val/fid_digits"] for row in expected]
     assert run.summary()["best"] == undisturbed.summary()["best"]
-    assert {p.name for p in (run.path / "samples").iterdir()} == {p.name for p in (undisturbed.path / "samples").iterdir()}
+    assert {p.name for p in (run.path / "samples").iterdir()} == {
+        p.name for p in (undisturbed.path / "samples").iterdir()
+    }
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -142,7 +144,19 @@ def test_what_differs_from_the_checkpoint_is_said_and_the_config_counts(tmp_path
     saved = torch.load(last, weights_only=True)
     assert saved["optimizer_states"][0]["param_groups"][0]["lr"] == 0.5
     with pytest.raises(SystemExit):
-        main(["fit", "--config", CONFIG, "--run.root", str(tmp_path), "--ckpt_path", str(last), "--model.generator.widths", "[16]"])
+        main(
+            [
+                "fit",
+                "--config",
+                CONFIG,
+                "--run.root",
+                str(tmp_path),
+                "--ckpt_path",
+                str(last),
+                "--model.generator.widths",
+                "[16]",
+            ]
+        )
     assert "do not fit" in capsys.readouterr().err
 
 

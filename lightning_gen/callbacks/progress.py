@@ -29,7 +29,7 @@ class ImagesProgressBar(ProgressBar):
 
     def note_figures(self, figures: dict[str, float], higher_is_better: dict[str, bool]) -> None:
         """Show these figures from now on."""
-        self._results = {name.removeprefix("val/"): value for name, value in figures.items()}
+        self._results |= {name.removeprefix("val/"): value for name, value in figures.items()}
 
     @property
     def is_enabled(self) -> bool:

@@ -155,6 +155,7 @@ class Recorder(Callback):
 def count_parameters(module: LightningModule) -> dict[str, int]:
     """Return the number of parameters of each part that has any."""
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in module.named_children()}
+    counts |= {name: parameter.numel() for name, parameter in module.named_parameters(recurse=False)}
     return {name: count for name, count in counts.items() if count}
 
 

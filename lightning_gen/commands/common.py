@@ -23,7 +23,7 @@ def add_model_options(parser: CommandParser) -> None:
     parser.add_argument("--batch_size", type=PositiveInt, default=500, help="Images drawn at once.")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, mps, or auto.")
     parser.add_argument("--weights", choices=("averaged", "live"), default="averaged", help="Which weights to use.")
-    parser.add_argument("--trust", type=list[str], default=[], help="Further packages to build classes from.")
+    parser.add_argument("--trust", nargs="*", default=[], help="Further packages to build classes from.")
 
 
 def split_sampler_options(args: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import inspect
 import re
+import sys
 
 from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import LightningArgumentParser
@@ -85,9 +87,12 @@ def nearest_option(name: str, parser: ArgumentParser) -> str:
 def no_class(path: str, message: str) -> str:
     """Say that ``path`` is no class of the expected kind, and which ones are."""
     base = _base_class(message)
+    root = path.partition(".")[0]
+    if "." in path and root.isidentifier() and root not in sys.modules and importlib.util.find_spec(root) is None:
+        return f"there is no module {root!r}: install it, or run where {root}.py lies"
     if base is None:
         return f"there is no class {path!r}"
-    known = sorted({cls.__name__ for cls in _subclasses(base) if not inspect.isabstract(cls)})
+    known = sorted({cls.__name__ for cls in _subclasses(base) if not inspect.isabstract(cls) and cls is not base})
     near = difflib.get_close_matches(path.rpartition(".")[2], known, 1)
     article = "an" if base.__name__[0] in "AEIOU" else "a"
     text = f"{path!r} is not the import path of {article} {base.__name__}"
