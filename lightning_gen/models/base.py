@@ -80,6 +80,14 @@ def keyed_seed(*key: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
+def total_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the Euclidean norm of all tensors together, a scalar; zero for none."""
+    if not tensors:
+        return torch.zeros(())
+    # torch.nn.utils.get_total_norm sorts tensors by device and type first, which small steps would feel.
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))
+
+
 class ImageModule(LightningModule):
     """A LightningModule about images of one :class:`ImageSpec`.
 
@@ -167,7 +175,7 @@ class ImageModule(LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Under automatic optimization: leave out the step where a gradient is not finite (ranks have averaged it)."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        norm = total_norm([p.grad for p in parameters])
         scaled = self._trainer is not None and str(self.trainer.precision) == "16-mixed"  # whose scaler skips by itself
         finite = scaled or bool(torch.isfinite(norm))
         if finite:
@@ -244,7 +252,7 @@ class ImageModule(LightningModule):
             flat /= world
             loss, averaged = flat[0], flat[1:].split([g.numel() for _, g in used])
             used = [(p, g.view_as(p)) for (p, _), g in zip(used, averaged, strict=True)]
-        norm = torch.nn.utils.get_total_norm([g for _, g in used])
+        norm = total_norm([g for _, g in used])
         if not torch.isfinite(loss + norm):
             finite_loss = bool(torch.isfinite(loss))
             self.report_skip(f"the gradient of the {name} loss" if finite_loss else f"the {name} loss ({float(loss)})")
@@ -252,7 +260,8 @@ class ImageModule(LightningModule):
         for parameter, gradient in used:
             parameter.grad = gradient
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for parameter, _ in used:
+            parameter.grad = None
         self.track(**{f"gradient_norm_{name}": norm})
         if self._trainer is not None and not self.automatic_optimization:
             # Raw optimizers are faster than Lightning's wrappers, but they do not count as steps by themselves.
