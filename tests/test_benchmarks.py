@@ -106,7 +106,7 @@ def test_a_finished_run_is_scored_as_it_is(capsys, config, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         digits.main(args)
     assert stopped.value.code == 2
-    assert "lr was 0.001 there and is 0.002" in capsys.readouterr().err
+    assert "lr was 0.002 there and is 0.003" in capsys.readouterr().err
 
 
 def test_components_are_those_of_the_lowest_bic():
