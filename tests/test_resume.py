@@ -138,6 +138,12 @@ def test_a_finished_run_goes_on_with_a_larger_budget(undisturbed, tmp_path, caps
 def test_what_differs_from_the_checkpoint_is_said_and_the_config_counts(tmp_path, capsys):
     main(["fit", "--config", CONFIG, "--run.root", str(tmp_path), "--budget.images", "640"])
     last = tmp_path / "gan" / "version_0" / "checkpoints" / "last.ckpt"
+    with pytest.raises(SystemExit) as stop:
+        main(
+            ["fit", "--config", CONFIG, "--run.root", str(tmp_path), "--ckpt_path", str(last), "--budget.images", "640"]
+        )
+    assert stop.value.code == 2
+    assert "has 640 images behind it: raise budget.images (640)" in capsys.readouterr().err
     changed = ["--model.generator_optimizer.lr", "0.5", "--budget.images", "1280"]
     main(["fit", "--config", CONFIG, "--run.root", str(tmp_path), "--ckpt_path", str(last), *changed])
     assert "model.generator_optimizer.lr was 0.001 in the checkpoint and is 0.5" in capsys.readouterr().err

@@ -53,9 +53,10 @@ class Checkpoints(Checkpoint):
         self.interval.start(pl_module.images_seen)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        due = self.interval.passed(pl_module.images_seen)
+        if not self.interval.passed(pl_module.images_seen):
+            return
         evaluation_follows = trainer.enable_validation and (trainer.should_stop or trainer.val_check_batch == 1)
-        if due and not evaluation_follows:  # else the checkpoint is written with the figures in it
+        if not evaluation_follows:  # else the checkpoint is written with the figures in it
             self.save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

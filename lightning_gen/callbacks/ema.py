@@ -98,7 +98,8 @@ class EMA(Callback):
         share = 1 - 0.5 ** (images / max(half_life, 1e-8))
         with torch.no_grad():
             for averaged, live, copied_to, copied_from in self._pairs:
-                torch._foreach_lerp_(averaged, live, share)
+                if averaged:  # a model fitted by EM may have buffers only
+                    torch._foreach_lerp_(averaged, live, share)
                 if copied_to:
                     torch._foreach_copy_(copied_to, copied_from)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,10 +39,20 @@ def draw_samples(
 
 def set_references(suite: MetricSuite, data: ImageDataModule, held_out: str) -> None:
     """Make the training part and the held-out part of ``data`` the references of ``suite``."""
+    check_data(data)
     for name, part in {"train": "train", "heldout": held_out}.items():
         images = data.images(part)
         labels = None if images.labels is None else torch.as_tensor(images.labels)
         suite.set_reference(name, images.levels, data.spec, data.source.fingerprint(part), labels)
+
+
+def check_data(data: Any) -> None:
+    """Raise InputError for data that give no reference images."""
+    if not isinstance(data, ImageDataModule):
+        raise InputError(
+            f"samples are scored against an ImageDataModule's images, and the data are {type(data).__name__}: "
+            "give your images as a Source to ImageDataModule, or remove evaluation.extractor and evaluation.metrics"
+        )
 
 
 class GenerativeEvaluation(Callback):
@@ -86,11 +97,13 @@ class GenerativeEvaluation(Callback):
         self.suite = None if extractor is None else MetricSuite(extractor, metrics, cache)
         self.results: dict[str, float] = {}
         self._references: str | None = None
+        self._never: float = sys.maxsize
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.suite is not None and not isinstance(pl_module, GenerativeModule):
             raise InputError(f"{type(pl_module).__name__} draws no images: remove evaluation.extractor")
-        if self.suite is not None and isinstance(trainer.datamodule, ImageDataModule):
+        if self.suite is not None:
+            check_data(trainer.datamodule)
             self.suite.extractor.check(trainer.datamodule.spec)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -102,12 +115,14 @@ class GenerativeEvaluation(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.interval.start(pl_module.images_seen)
-        trainer.val_check_batch = float("inf")
+        # Not infinity, which stands for an evaluation at the end of every epoch; a trial run has just that one.
+        self._never = float("inf") if trainer.fast_dev_run else sys.maxsize
+        trainer.val_check_batch = self._never
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         # Lightning counts batches; its loop is told after each step whether an evaluation is due now.
         due = self.interval.passed(pl_module.images_seen)
-        trainer.val_check_batch = 1 if due else float("inf")
+        trainer.val_check_batch = 1 if due else self._never
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:

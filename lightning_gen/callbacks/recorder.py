@@ -32,13 +32,14 @@ class MetricsCSV(Logger):
         self.folder = folder
         self._header: list[str] | None = None
 
+    # Lightning's ModelCheckpoint joins save_dir, name and version: save_dir is the run's folder already.
     @property
-    def name(self) -> str | None:
-        return None if self.folder is None else self.folder.path.parent.name
+    def name(self) -> str:
+        return ""
 
     @property
-    def version(self) -> str | None:
-        return None if self.folder is None else self.folder.path.name
+    def version(self) -> str:
+        return ""
 
     @property
     def save_dir(self) -> str | None:

@@ -8,6 +8,8 @@ import importlib.util
 import inspect
 import re
 import sys
+from argparse import SUPPRESS, Action
+from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import LightningArgumentParser
@@ -40,6 +42,19 @@ class CommandParser(OneLineErrors, ArgumentParser):
 
 class TrainingParser(OneLineErrors, LightningArgumentParser):
     """A parser of one of LightningCLI's verbs."""
+
+    unlisted: Sequence[Action] = ()
+    """Options that work but are not listed: hidden in the help alone, because dumps leave suppressed options out."""
+
+    def format_help(self) -> str:
+        texts = [action.help for action in self.unlisted]
+        for action in self.unlisted:
+            action.help = SUPPRESS
+        try:
+            return super().format_help()
+        finally:
+            for action, text in zip(self.unlisted, texts, strict=True):
+                action.help = text
 
 
 def condense(message: str, parser: ArgumentParser) -> tuple[str, str]:

@@ -43,6 +43,8 @@ def run(args: Sequence[str]) -> None:
     out = Path(options.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out} exists and is not an empty folder: choose another")
+    if options.grid and not Path(options.grid).absolute().parent.is_dir():
+        raise InputError(f"--grid {options.grid}: there is no folder {Path(options.grid).parent}")
     model, _ = load_generator(options, sampler_options)
     labels = choose_labels(model, options.n, options.labels)
     levels = draw(model, options.n, labels, options.batch_size, options.seed)

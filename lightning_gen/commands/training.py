@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -130,7 +130,7 @@ class TrainingCLI(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:
         # A parser for each of the four verbs would double the time to the first step.
-        return {verb: skip for verb, skip in super().subcommands().items() if verb == self.verb}
+        return {verb: skip | {"weights_only"} for verb, skip in super().subcommands().items() if verb == self.verb}
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # Model and data first, Lightning's long list last.
@@ -162,10 +162,12 @@ class TrainingCLI(LightningCLI):
                     action.help = argparse.SUPPRESS
             elif len(keys) == 1 and (key := keys.pop()) in TITLES:
                 group.title, group.description = TITLES[key], None
-        for action in parser._actions:
-            name = str(action.dest).removeprefix("trainer.")
-            if name != action.dest and (name in REPLACED or name.startswith(UNLISTED) or name.endswith(".help")):
-                action.help = argparse.SUPPRESS
+        names = [(action, str(action.dest).removeprefix("trainer.")) for action in parser._actions]
+        parser.unlisted = [
+            action
+            for action, name in names
+            if name != action.dest and (name in REPLACED or name.startswith(UNLISTED) or name.endswith(".help"))
+        ]
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -182,6 +184,8 @@ class TrainingCLI(LightningCLI):
         for key, remedy in REPLACED.items():
             if self.options.trainer.get(key) not in (None, -1, unset.get(key)):
                 raise InputError(f"trainer.{key}: {remedy}")
+        if "spawn" in str(self.options.trainer.strategy) or "fork" in str(self.options.trainer.strategy):
+            raise InputError("trainer.strategy: spawned processes give no results back; use ddp")
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: a checkpoint never overrides the config."""
@@ -331,7 +335,19 @@ class TrainingCLI(LightningCLI):
         if config.get("enable_progress_bar") in (None, True):
             own.append(ImagesProgressBar())
         # The signal comes last but for checkpoints, which Lightning always puts at the end: all state is settled then.
-        return super()._instantiate_trainer(config, [*own, GracefulStop()])
+        own.append(GracefulStop())
+        for callback in own:
+            for hook in ("on_train_batch_start", "on_train_batch_end"):
+                if getattr(type(callback), hook) is getattr(Callback, hook):
+                    # Lightning leaves out what is not callable, and the microseconds of each empty call add up.
+                    setattr(callback, hook, None)
+        try:
+            trainer = super()._instantiate_trainer(config, own)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"trainer: {error}") from error
+        # EarlyStopping and ModelCheckpoint then act after each evaluation, not after an epoch that never ends.
+        trainer.check_val_every_n_epoch = None
+        return trainer
 
     def complete_config(self) -> str:
         """Return the text of a config that runs this again: every default written out, no checkpoint."""
@@ -373,6 +389,12 @@ class TrainingCLI(LightningCLI):
     def _report_differences(self, model: ImageModule) -> None:
         check_fit(model, self.checkpoint["state_dict"], self.checkpoint_path)
         stored = self.checkpoint[CHECKPOINT_KEY]
+        budget = self.options.budget.images
+        if budget is not None and stored["images_seen"] >= budget:
+            raise InputError(
+                f"{self.checkpoint_path} has {stored['images_seen']:,} images behind it: "
+                f"raise budget.images ({budget:,})"
+            )
         for line in differences(stored["model"], model.description(), "model"):
             say(f"note: {line} (the config counts, not the checkpoint)")
         if stored["seed"] != model.seed:
@@ -426,6 +448,8 @@ class TrainingCLI(LightningCLI):
     def predict(self, **arguments: Any) -> None:
         import numpy as np
 
+        if self.trainer.world_size > 1:
+            raise InputError("predict draws on one device: give --trainer.devices 1")
         drawn = self.trainer.predict(**arguments)
         if drawn and not rank_zero_only.rank:
             path = Path("predictions.npy")
@@ -562,6 +586,8 @@ def explain(error: Exception, cli: TrainingCLI) -> tuple[str, int]:
         return str(error), 2
     if isinstance(error, OmegaConfBaseException):
         return f"the config cannot be resolved: {str(error).splitlines()[0]}", 2
+    if isinstance(error, RuntimeError) and "Early stopping conditioned on metric" in str(error):
+        return f"trainer.callbacks: {error}", 2
     if isinstance(error, TrainingDiverged):
         return f"training diverged: {error}", 1
     last = cli.folder.last if cli.folder is not None and cli.folder.last.is_file() else None

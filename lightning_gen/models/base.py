@@ -88,6 +88,28 @@ def total_norm(tensors: Sequence[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))
 
 
+class RunningMean:
+    """Mean of tensors whose own means are only taken when many have come together: small steps must not pay for it."""
+
+    def __init__(self) -> None:
+        self.total, self.count = 0.0, 0
+        self.waiting: list[Tensor] = []
+
+    def add(self, value: Tensor) -> None:
+        """Take in the mean of ``value``."""
+        self.waiting.append(value)
+        if len(self.waiting) == 64:
+            self.value()
+
+    def value(self) -> float:
+        """Return the mean of everything so far."""
+        if self.waiting:
+            self.total += float(torch.stack([value.mean() for value in self.waiting]).sum())
+            self.count += len(self.waiting)
+            self.waiting = []
+        return self.total / self.count
+
+
 class ImageModule(LightningModule):
     """A LightningModule about images of one :class:`ImageSpec`.
 
@@ -110,6 +132,8 @@ class ImageModule(LightningModule):
         for parameter in bound.signature.parameters.values():
             if parameter.kind is parameter.VAR_KEYWORD:  # a subclass that passes the rest on
                 arguments |= arguments.pop(parameter.name)
+            elif parameter.kind is parameter.VAR_POSITIONAL and not arguments[parameter.name]:
+                del arguments[parameter.name]
         self.__dict__["_init_arguments"] = arguments
         return self
 
@@ -124,7 +148,7 @@ class ImageModule(LightningModule):
         self._last_step_skipped = False
         self._step_buffers: list[Tensor] = []
         self._kept_buffers: list[Tensor] = []
-        self._tracked: dict[str, tuple[Tensor | int, int]] = {}
+        self._tracked: dict[str, RunningMean] = {}
         self._pending: dict[str, Tensor] = {}
 
     # --- randomness and ranks -------------------------------------------------------------------------------------
@@ -192,8 +216,7 @@ class ImageModule(LightningModule):
         if not skipped:
             self._skipped_in_a_row = 0
             for name, value in pending.items():
-                total, count = self._tracked.get(name, (0, 0))
-                self._tracked[name] = (total + value, count + 1)
+                self._tracked.setdefault(name, RunningMean()).add(value)
             return
         for buffer, kept in zip(self._step_buffers, self._kept_buffers, strict=True):
             buffer.copy_(kept)
@@ -216,11 +239,11 @@ class ImageModule(LightningModule):
         :meth:`count_images` takes them over, unless the step was skipped.
         """
         for name, value in values.items():
-            self._pending[name] = value.detach().mean() if value.ndim else value.detach()
+            self._pending[name] = value.detach()
 
     def tracked(self) -> dict[str, float]:
         """Return the means since the last call, and start anew."""
-        means = {name: float(total) / count for name, (total, count) in self._tracked.items()}
+        means = {name: mean.value() for name, mean in self._tracked.items()}
         self._tracked = {}
         return means
 
@@ -316,6 +339,9 @@ class ImageModule(LightningModule):
             InputError: naming an argument that cannot be stored, such as a lambda.
         """
         name = type(self).__name__
+        for parameter in inspect.signature(type(self).__init__).parameters.values():
+            if parameter.kind is parameter.VAR_POSITIONAL and parameter.name in self._init_arguments:
+                raise InputError(f"{name}: a checkpoint cannot name what is given as *{parameter.name}: use keywords")
         arguments = {
             key: describe(value, f"{name}({key}=...)") for key, value in self._init_arguments.items() if key != "spec"
         }
