@@ -7,7 +7,7 @@ import inspect
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -80,6 +80,11 @@ def keyed_seed(*key: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
+def full_precision(device_type: str) -> AbstractContextManager:
+    """Switch autocast off, where it is on: entering it for nothing costs as much as a small layer."""
+    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
+
+
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:
     """Return the Euclidean norm of all tensors together, a scalar; zero for none."""
     if not tensors:
@@ -137,6 +142,14 @@ class ImageModule(LightningModule):
         self.__dict__["_init_arguments"] = arguments
         return self
 
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        step = cls.__dict__.get("training_step")
+        if inspect.isfunction(
+            step
+        ):  # Lightning looks the signature up at every step, and working it out takes its time
+            step.__signature__ = inspect.signature(step)
+
     def __init__(self, spec: ImageSpec):
         super().__init__()
         self.spec = ImageSpec.of(spec)
@@ -145,6 +158,7 @@ class ImageModule(LightningModule):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         self._skipped_in_a_row = 0
         self._skip_reason = ""
+        self._own_ranks: tuple[int, int] | None = None  # while training, when they are asked for many times a step
         self._last_step_skipped = False
         self._step_buffers: list[Tensor] = []
         self._kept_buffers: list[Tensor] = []
@@ -157,7 +171,9 @@ class ImageModule(LightningModule):
     def ranks(self) -> tuple[int, int]:
         """This process's rank and the number of ranks."""
         trainer = self._trainer
-        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        if trainer is None:
+            return 0, 1
+        return self._own_ranks or (trainer.global_rank, trainer.world_size)
 
     def random(self, purpose: str) -> torch.Generator:
         """Return a generator on this device, keyed on (seed, purpose, images seen).
@@ -191,6 +207,10 @@ class ImageModule(LightningModule):
 
     def on_train_start(self) -> None:
         self._step_buffers = list(self.buffers())
+        self._own_ranks = (self.trainer.global_rank, self.trainer.world_size)
+
+    def on_train_end(self) -> None:
+        self._own_ranks = None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # A skipped step must leave nothing behind, and forward passes move batch statistics and spectral norms.
@@ -264,7 +284,7 @@ class ImageModule(LightningModule):
         Returns:
             Whether the step was taken.
         """
-        with torch.autocast(self.device.type, enabled=False):
+        with full_precision(self.device.type):
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         used = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
         _, world = self.ranks
