@@ -261,9 +261,10 @@ class TrainingCLI(LightningCLI):
         self.options.ckpt_path = str(path)
 
     def _choose_folder(self) -> None:
-        if CHILD_VARIABLE in os.environ:  # another rank on this machine: the first one chose
-            self.folder = RunFolder(os.environ[CHILD_VARIABLE])
-        elif rank_zero_only.rank == 0:
+        if rank_zero_only.rank:
+            if CHILD_VARIABLE in os.environ:  # started on this machine by the first rank, which chose
+                self.folder = RunFolder(os.environ[CHILD_VARIABLE])
+        else:
             self.folder = self.folder or RunFolder.new(self.options.run.root, self.experiment_name)
             os.environ[CHILD_VARIABLE] = str(self.folder.path)
         for logger in _listed(self.options.trainer.get("logger")):
@@ -390,7 +391,8 @@ class TrainingCLI(LightningCLI):
         check_fit(model, self.checkpoint["state_dict"], self.checkpoint_path)
         stored = self.checkpoint[CHECKPOINT_KEY]
         budget = self.options.budget.images
-        if budget is not None and stored["images_seen"] >= budget:
+        killed = self.resumed and self.folder is not None and not self.folder.is_finished()  # it may just be concluded
+        if not killed and budget is not None and stored["images_seen"] >= budget:
             raise InputError(
                 f"{self.checkpoint_path} has {stored['images_seen']:,} images behind it: "
                 f"raise budget.images ({budget:,})"
