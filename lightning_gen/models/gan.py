@@ -109,7 +109,7 @@ class GAN(GenerativeModule):
         return taken
 
     def generator_phase(self, real: Tensor, labels: Tensor | None, optimizer: torch.optim.Optimizer) -> bool:
-        """Take one generator step; return whether it was taken."""
+        """Take one generator step; return whether it was taken. One that is not leaves the critic step before it."""
         fake_scores = self.discriminator(self.generator(self.noise(len(real), "generator"), labels), labels)
         real_scores = None
         if self.loss.generator_needs_real:
