@@ -353,7 +353,7 @@ class TrainingCLI(LightningCLI):
     def complete_config(self) -> str:
         """Return the text of a config that runs this again: every default written out, no checkpoint."""
         config = self.options.clone()
-        for key in ("ckpt_path", "init_from", "config", "weights_only"):
+        for key in ("ckpt_path", "init_from", "config"):
             config.pop(key, None)
         parser = self._parser(self.verb)
         text = parser.dump(config, skip_none=False, skip_validation=True)
@@ -423,12 +423,12 @@ class TrainingCLI(LightningCLI):
         )
 
     def validate(self, **arguments: Any) -> None:
-        self._score("val", self.trainer.validate, arguments)
+        self._score(self.trainer.validate, arguments)
 
     def test(self, **arguments: Any) -> None:
-        self._score("test", self.trainer.test, arguments)
+        self._score(self.trainer.test, arguments)
 
-    def _score(self, part: str, loop: Any, arguments: dict[str, Any]) -> None:
+    def _score(self, loop: Any, arguments: dict[str, Any]) -> None:
         check_fit(self.model, self.checkpoint["state_dict"], self.checkpoint_path)
         loop(verbose=False, **{key: value for key, value in arguments.items() if key != "verbose"})
         if rank_zero_only.rank:

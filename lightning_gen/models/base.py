@@ -120,7 +120,8 @@ class ImageModule(LightningModule):
 
     It counts images seen, keys its randomness on them, keeps running means of what it is told to track, skips steps
     that meet something that is not finite (weights, optimizers, averages and buffers stay as they were), and describes
-    itself in checkpoints. A family calls :meth:`count_images` once at the end of its ``training_step``.
+    itself in checkpoints. A family calls :meth:`count_images` once at the end of its ``training_step``, and ``super()``
+    in ``on_train_start``, ``on_train_end``, ``on_train_batch_start`` and ``on_before_optimizer_step`` if it has them.
 
     Args:
         spec: the images; the data module's. A plain mapping is accepted too.
@@ -145,9 +146,8 @@ class ImageModule(LightningModule):
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         step = cls.__dict__.get("training_step")
-        if inspect.isfunction(
-            step
-        ):  # Lightning looks the signature up at every step, and working it out takes its time
+        if inspect.isfunction(step):
+            # Lightning looks the signature up at every step, and working it out takes its time.
             step.__signature__ = inspect.signature(step)
 
     def __init__(self, spec: ImageSpec):
@@ -256,7 +256,7 @@ class ImageModule(LightningModule):
     def track(self, **values: Tensor) -> None:
         """Note figures of this step for the running means logged as ``train/<name>``; they stay on the device.
 
-        :meth:`count_images` takes them over, unless the step was skipped.
+        They are taken over once the step is known to be taken, and dropped if it was skipped.
         """
         for name, value in values.items():
             self._pending[name] = value.detach()
