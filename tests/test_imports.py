@@ -14,7 +14,7 @@ ROOT = Path(lightning_gen.__file__).parent
 # Each may import those before it, and modules of its own line.
 ORDER = (
     ("errors",),
-    ("spec",),
+    ("spec", "draw"),
     ("files", "describe", "runs"),
     ("networks",),
     ("distributions",),
@@ -32,12 +32,13 @@ ORDER = (
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
 # These two stand apart: metrics and data know nothing of models, nor of each other.
-ONLY = {"metrics": {"errors", "spec", "networks", "files"}, "data": {"errors", "spec", "files"}}
+ONLY = {"metrics": {"errors", "spec", "networks", "files"}, "data": {"errors", "spec", "draw", "files"}}
 
 # Pure mathematics and networks: usable without a trainer.
 PURE = {
     "errors",
     "spec",
+    "draw",
     "files",
     "describe",
     "runs",

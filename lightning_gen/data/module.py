@@ -9,9 +9,10 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from lightning_gen.data.augment import Augmentation, Draw
+from lightning_gen.data.augment import Augmentation
 from lightning_gen.data.source import Batch, Images, Source
 from lightning_gen.data.stream import EvalLoader, TrainStream
+from lightning_gen.draw import Draw
 from lightning_gen.errors import InputError
 from lightning_gen.spec import ImageSpec
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lightning_gen.data import HorizontalFlip, RandomShift
-from lightning_gen.data.augment import Draw
+from lightning_gen.draw import Draw
 from lightning_gen.errors import InputError
 from lightning_gen.spec import ImageSpec
 

@@ -9,7 +9,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from lightning_gen.data import Batch, Digits, HorizontalFlip, ImageDataModule, RandomShift, Source, TrainStream
-from lightning_gen.data.augment import Draw
+from lightning_gen.draw import Draw
 from lightning_gen.errors import InputError
 
 
