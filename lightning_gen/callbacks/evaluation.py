@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+from torch import Tensor
 
+from lightning_gen.callbacks.grid import picture, save_png, to_pixels
 from lightning_gen.callbacks.interval import Interval
 from lightning_gen.data import ImageDataModule
 from lightning_gen.describe import describe
 from lightning_gen.errors import InputError
-from lightning_gen.metrics import Extractor, FeatureMetric, MetricSuite
+from lightning_gen.metrics import Extractor, FeatureMetric, MetricSuite, neighbour_picture
+from lightning_gen.metrics.base import TRAIN
+from lightning_gen.metrics.distances import nearest
 from lightning_gen.models.base import GenerativeModule, evaluating, keyed_seed
+from lightning_gen.spec import ImageSpec
 
 
 def draw_samples(
@@ -23,18 +31,76 @@ def draw_samples(
     n: int,
     batch_size: int,
     seed: int,
+    labels: Tensor | None = None,
     rank: int = 0,
     world_size: int = 1,
-) -> None:
-    """Draw ``n`` samples over all ranks and feed them to the suite.
+) -> Tensor | None:
+    """Draw ``n`` samples over all ranks, feed them to the suite, and return the first chunk's (on its rank, the first).
 
     Chunk c of ``batch_size`` samples is drawn from a generator keyed on (seed, c), whichever rank draws it, so the
     samples do not depend on the number of ranks.
+
+    Args:
+        model: what draws.
+        suite: what scores.
+        n: samples over all ranks.
+        batch_size: samples drawn at once.
+        seed: of the samples.
+        labels: classes (n,) to draw, see :func:`sample_labels`; None for a model without classes.
+        rank: this process.
+        world_size: number of processes.
     """
+    first = None
     for chunk in range(rank, -(-n // batch_size), world_size):
         index = torch.arange(chunk * batch_size, min(n, (chunk + 1) * batch_size), device=model.device)
         generator = torch.Generator(model.device).manual_seed(keyed_seed(seed, "evaluation", chunk))
-        suite.update(model.sample(len(index), generator=generator), index)
+        own = None if labels is None else labels.to(model.device)[index]
+        levels = model.sample(len(index), own, generator=generator)
+        suite.update(levels, index, own)
+        first = levels if chunk == 0 else first
+    return first
+
+
+def sample_labels(model: GenerativeModule, data: ImageDataModule, n: int) -> Tensor | None:
+    """Return classes (n,) that occur as often as among the training images, or None for a model without classes.
+
+    Distances to the training part mean something only where the classes are mixed as they are there.
+    """
+    if not model.conditional:
+        return None
+    labels = torch.as_tensor(data.images("train").labels)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    return labels[order.repeat(-(-n // len(labels)))[:n]]
+
+
+def neighbour_sheet(
+    suite: MetricSuite, generated: Tensor, real: np.ndarray, spec: ImageSpec, rows: int = 16, smallest: int = 32
+) -> Image.Image:
+    """Return a picture of generated images, each beside its 5 nearest training images by the extractor's features.
+
+    Args:
+        suite: with the training part's features kept.
+        generated: levels (N, C, H, W), of which the first ``rows`` are shown.
+        real: levels of the training part.
+        spec: what both are.
+        rows: most images to show.
+        smallest: shortest side of an image on the picture, in pixels.
+    """
+    features, reference = suite.extract(generated[:rows]).features, suite.references[TRAIN].rows()
+    k = min(5, len(reference))
+    chosen = np.unique(nearest(features, reference, k)[1].cpu().numpy())
+    factor = max(1, -(-smallest // min(spec.height, spec.width)))
+
+    def tiles(levels: Tensor) -> Tensor:
+        pixels = torch.from_numpy(to_pixels(levels, spec)).permute(0, 3, 1, 2)
+        return pixels.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+
+    beside = torch.from_numpy(np.array(real[chosen]))
+    chosen_features = reference[torch.from_numpy(chosen).to(reference.device)]
+    sheet = neighbour_picture(
+        tiles(generated[:rows]), tiles(beside), features, chosen_features, k, border=max(1, factor // 3)
+    )
+    return picture(sheet.permute(1, 2, 0).numpy())
 
 
 def set_references(suite: MetricSuite, data: ImageDataModule, held_out: str) -> None:
@@ -69,9 +135,12 @@ class GenerativeEvaluation(Callback):
         metrics: the figures wanted.
         batch_size: samples drawn and scored at once.
         cache: keep the features of real images on disk.
+        per_class: also score each class alone (``val/fid_digits_class3``); needs a class-conditional model.
+        neighbours: write ``samples/<images seen>-neighbours.png``, samples beside their nearest training images.
 
     Raises:
-        InputError: for a number below 1, or images that the extractor cannot score.
+        InputError: for a number below 1, fewer samples than a metric needs, figures per class of a model without
+            classes, or images that the extractor cannot score.
     """
 
     def __init__(
@@ -82,6 +151,8 @@ class GenerativeEvaluation(Callback):
         metrics: Sequence[FeatureMetric] | None = None,
         batch_size: int = 500,
         cache: bool = True,
+        per_class: bool = False,
+        neighbours: bool = False,
     ):
         self.interval = Interval(every, "evaluation.every")
         for name, value in {"n": n, "batch_size": batch_size}.items():
@@ -94,7 +165,18 @@ class GenerativeEvaluation(Callback):
         self.every = every
         self.n = n
         self.batch_size = batch_size
-        self.suite = None if extractor is None else MetricSuite(extractor, metrics, cache)
+        if extractor is None and (per_class or neighbours):
+            raise InputError("evaluation.per_class and neighbours need features: give evaluation.extractor")
+        self.per_class = per_class
+        self.neighbours = neighbours
+        self.suite = None
+        if extractor is not None:
+            self.suite = MetricSuite(extractor, metrics, cache, per_class=per_class, keep_features=neighbours)
+            for metric in metrics:
+                if n < metric.least:
+                    raise InputError(
+                        f"evaluation.n must be at least {metric.least} for {type(metric).__name__}, got {n}"
+                    )
         self.results: dict[str, float] = {}
         self._references: str | None = None
         self._never: float = sys.maxsize
@@ -105,6 +187,8 @@ class GenerativeEvaluation(Callback):
         if self.suite is not None:
             check_data(trainer.datamodule)
             self.suite.extractor.check(trainer.datamodule.spec)
+            if self.per_class and not pl_module.conditional:
+                raise InputError(f"evaluation.per_class: this {type(pl_module).__name__} is not class-conditional")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self.suite is not None:  # so that `lightning evaluate` needs no config
@@ -141,12 +225,25 @@ class GenerativeEvaluation(Callback):
             self._references = part
         self.suite.reset()
         n = 2 * self.batch_size if trainer.fast_dev_run else self.n
+        labels = sample_labels(pl_module, trainer.datamodule, n)
         with evaluating(pl_module):
-            draw_samples(
-                pl_module, self.suite, n, self.batch_size, pl_module.seed, trainer.global_rank, trainer.world_size
+            first = draw_samples(
+                pl_module,
+                self.suite,
+                n,
+                self.batch_size,
+                pl_module.seed,
+                labels,
+                trainer.global_rank,
+                trainer.world_size,
             )
             figures = self.suite.compute()
         self.suite.reset()
+        if self.neighbours and first is not None and trainer.state.fn == "fit" and not trainer.fast_dev_run:
+            sheet = neighbour_sheet(self.suite, first, trainer.datamodule.images("train").levels, pl_module.spec)
+            folder = Path(trainer.log_dir) / "samples"
+            folder.mkdir(parents=True, exist_ok=True)
+            save_png(sheet, folder / f"{pl_module.images_seen:012d}-neighbours.png")
         self.results = {f"{part}/{name}": value for name, value in figures.items()}
         higher = {f"{part}/{name}": better for name, better in self.suite.higher_is_better(figures).items()}
         pl_module.report(self.results, higher)

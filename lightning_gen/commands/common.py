@@ -16,9 +16,11 @@ from lightning_gen.errors import InputError
 from lightning_gen.models import GenerativeModule, load, read_checkpoint
 
 
-def add_model_options(parser: CommandParser) -> None:
-    """Add the options of every verb that reads a checkpoint of a generative model."""
-    parser.add_argument("checkpoint", type=str, metavar="CKPT", help="Checkpoint file, such as runs/.../best.ckpt.")
+def add_model_options(parser: CommandParser, optional: bool = False) -> None:
+    """Add the options of every verb that reads a checkpoint of a generative model; ``optional`` where it need not."""
+    may_miss = {"nargs": "?", "default": None} if optional else {}
+    text = "Checkpoint file, such as runs/.../best.ckpt."
+    parser.add_argument("checkpoint", type=str | None if optional else str, metavar="CKPT", help=text, **may_miss)
     parser.add_argument("--seed", type=int, default=0, help="Seed of the samples.")
     parser.add_argument("--batch_size", type=PositiveInt, default=500, help="Images drawn at once.")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, mps, or auto.")

@@ -5,6 +5,7 @@ from lightning_gen.data.cifar10 import CIFAR10
 from lightning_gen.data.digits import Digits
 from lightning_gen.data.fashion_mnist import FashionMNIST
 from lightning_gen.data.folder import ImageFolder
+from lightning_gen.data.gaussian_grid import GaussianGrid
 from lightning_gen.data.module import ImageDataModule
 from lightning_gen.data.source import Batch, Images, Source
 from lightning_gen.data.stream import EvalLoader, TrainStream
@@ -16,6 +17,7 @@ __all__ = [
     "Digits",
     "EvalLoader",
     "FashionMNIST",
+    "GaussianGrid",
     "HorizontalFlip",
     "ImageDataModule",
     "ImageFolder",

@@ -196,7 +196,7 @@ def _scan_existing(root: Path, labels: bool, split_seed: int) -> tuple[tuple[str
 def _files_of(folder: Path, root: Path, labels: bool) -> tuple[tuple[str, ...], list[_File]]:
     images, folders = _entries(folder)
     if not folders or not labels:
-        names = _images_below(folder, root)
+        names = images_below(folder, root)
         if not names:
             raise InputError(f"{folder}: holds no images ({' '.join(SUFFIXES)}): put some there")
         return (), [_File(name, 0) for name in names]
@@ -206,7 +206,7 @@ def _files_of(folder: Path, root: Path, labels: bool) -> tuple[tuple[str, ...], 
         )
     files = []
     for label, name in enumerate(folders):
-        names = _images_below(folder / name, root)
+        names = images_below(folder / name, root)
         if not names:
             raise InputError(f"{folder / name}: a class without images: fill or remove it, or give labels: false")
         files += [_File(name, label) for name in names]
@@ -242,14 +242,14 @@ def _entries(folder: Path) -> tuple[list[str], list[str]]:
     return sorted(images), sorted(folders)
 
 
-def _images_below(folder: Path, root: Path, above: frozenset[str] = frozenset()) -> list[str]:
+def images_below(folder: Path, root: Path, above: frozenset[str] = frozenset()) -> list[str]:
     """Return the images in ``folder`` and below, by names relative to ``root``; linked folders are followed once."""
     images, folders = _entries(folder)
     above |= {os.path.realpath(folder)}
     names = [(folder / image).relative_to(root).as_posix() for image in images]
     for name in folders:
         if os.path.realpath(folder / name) not in above:
-            names += _images_below(folder / name, root, above)
+            names += images_below(folder / name, root, above)
     return names
 
 

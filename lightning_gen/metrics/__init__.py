@@ -1,15 +1,19 @@
 """Figures of generated images: pure functions, torchmetrics shells over them, and the suite that runs them at once."""
 
 from lightning_gen.metrics.base import FeatureMetric, FeatureSet
+from lightning_gen.metrics.coverage import ClassCoverage, ModeCoverage
 from lightning_gen.metrics.diversity import Diversity, mean_pairwise_distance, vendi_score
 from lightning_gen.metrics.extractors import (
     ClassifierExtractor,
     DigitsExtractor,
     Extractor,
+    FashionMNISTExtractor,
     Features,
     InceptionExtractor,
     ModuleExtractor,
+    TimmExtractor,
     TorchvisionExtractor,
+    TransformersExtractor,
 )
 from lightning_gen.metrics.frechet import FrechetDistance, frechet_distance
 from lightning_gen.metrics.inception_score import InceptionScore, inception_score
@@ -19,12 +23,14 @@ from lightning_gen.metrics.precision_recall import DensityCoverage, PrecisionRec
 from lightning_gen.metrics.suite import MetricSuite
 
 __all__ = [
+    "ClassCoverage",
     "ClassifierExtractor",
     "CopyShare",
     "DensityCoverage",
     "DigitsExtractor",
     "Diversity",
     "Extractor",
+    "FashionMNISTExtractor",
     "FeatureMetric",
     "FeatureSet",
     "Features",
@@ -33,9 +39,12 @@ __all__ = [
     "InceptionScore",
     "KernelDistance",
     "MetricSuite",
+    "ModeCoverage",
     "ModuleExtractor",
     "PrecisionRecall",
+    "TimmExtractor",
     "TorchvisionExtractor",
+    "TransformersExtractor",
     "copy_share",
     "density_coverage",
     "frechet_distance",

@@ -282,6 +282,7 @@ class FeatureMetric(Metric, ABC):
     keeps: frozenset[str] = frozenset({"features"})
     better: Mapping[str, bool] = MappingProxyType({})  # whether higher is better, of the figures that have a direction
     against: tuple[str, ...] = (TRAIN,)
+    least: int = 2  # generated images without which there is no figure
     has_floor: bool = True  # whether real held-out images in place of generated ones give a figure to compare with
 
     def __init__(self) -> None:
@@ -342,11 +343,11 @@ class FeatureMetric(Metric, ABC):
             raise InputError(f"{type(self).__name__} compares with the {part!r} reference part, which was not set")
         return self.references[part]
 
-    def require_samples(self, samples: FeatureSet, least: int) -> None:
-        """Raise InputError for fewer than ``least`` generated images."""
-        if samples.count < least:
+    def require_samples(self, samples: FeatureSet) -> None:
+        """Raise InputError for fewer images than :attr:`least`."""
+        if samples.count < self.least:
             raise InputError(
-                f"{type(self).__name__} needs at least {least} {samples.name} images, got {samples.count}; raise n"
+                f"{type(self).__name__} needs at least {self.least} {samples.name} images, got {samples.count}; raise n"
             )
 
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import inspect
 import io
+import json
+import re
+import sys
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,9 +21,11 @@ from torch import Tensor, nn
 from lightning_gen.errors import InputError
 from lightning_gen.metrics.weights import fill, find_weights, load_state
 from lightning_gen.networks.classifier import load_classifier
+from lightning_gen.networks.mlp import check_positive
 from lightning_gen.spec import ImageSpec
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Features(NamedTuple):
@@ -69,14 +78,14 @@ class ClassifierExtractor(Extractor):
         name: name of the extractor in the names of figures; the file's stem if not given.
 
     Raises:
-        InputError: for a missing or foreign file.
+        InputError: for a missing or foreign file, or the name of the literature's extractor.
     """
 
     def __init__(self, weights: str, name: str | None = None) -> None:
         super().__init__()
         self.weights = weights
         self.network = load_classifier(weights).requires_grad_(False)
-        self.name = Path(weights).stem if name is None else name
+        self.name = _own_name(self, Path(weights).stem if name is None else name)
         self.eval()
 
     def check(self, spec: ImageSpec) -> None:
@@ -99,6 +108,13 @@ class DigitsExtractor(ClassifierExtractor):
 
     def __init__(self) -> None:
         super().__init__(str(WEIGHTS / "digits.safetensors"), "digits")
+
+
+class FashionMNISTExtractor(ClassifierExtractor):
+    """The shipped Fashion-MNIST classifier, trained on the 55,000 training images alone: 64 features, 10 classes."""
+
+    def __init__(self) -> None:
+        super().__init__(str(WEIGHTS / "fashion_mnist.safetensors"), "fashion_mnist")
 
 
 def colour(levels: Tensor, spec: ImageSpec) -> Tensor:
@@ -169,7 +185,38 @@ class InceptionExtractor(Extractor):
         return Features(features, logits)
 
 
-class TorchvisionExtractor(Extractor):
+class _PictureExtractor(Extractor):
+    """A network for photographs: three channels, one square size, each channel's mean and deviation taken out."""
+
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    size: int
+
+    def normalise(self, mean: Sequence[float], deviation: Sequence[float]) -> None:
+        """Keep the mean and deviation (3 numbers each, of pixels in 0 .. 1) that :meth:`pictures` takes out."""
+        self.register_buffer("mean", torch.tensor(list(mean)).reshape(3, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.tensor(list(deviation)).reshape(3, 1, 1), persistent=False)
+
+    def check(self, spec: ImageSpec) -> None:
+        check_colour(self.name, spec)
+
+    def pictures(self, levels: Tensor, spec: ImageSpec) -> Tensor:
+        """What the network takes (B, 3, size, size), of levels (B, C, H, W)."""
+        images = colour(levels, spec).float().div_(255)
+        if images.shape[-2:] != (self.size, self.size):
+            images = nn.functional.interpolate(
+                images, size=(self.size, self.size), mode=self.interpolation, antialias=True
+            )
+        # the bicubic filter overshoots
+        return images.clamp_(0, 1).sub_(self.mean).div_(self.deviation)
+
+    def _preparation(self) -> str:
+        numbers = [
+            ",".join(f"{value:g}" for value in values.flatten().tolist()) for values in (self.mean, self.deviation)
+        ]
+        return f"3 channels, {self.interpolation} antialiased to {self.size}, mean {numbers[0]}, deviation {numbers[1]}"
+
+
+class TorchvisionExtractor(_PictureExtractor):
     """A node of a torchvision classifier, for images scaled to its size and ImageNet's mean and deviation.
 
     Args:
@@ -183,13 +230,16 @@ class TorchvisionExtractor(Extractor):
         InputError: for an unknown architecture or layer, or weights that cannot be found or do not fit.
     """
 
+    interpolation = "bilinear"
+
     def __init__(self, architecture: str, weights: str | None = None, layer: str = "flatten", size: int = 224) -> None:
         super().__init__()
         from torchvision import models
         from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
+        check_positive(self, size=size)
         self.architecture, self.weights, self.layer, self.size = architecture, weights, layer, size
-        self.name = architecture
+        self.name = _architecture_name("torchvision", architecture)
         try:
             network = models.get_model(architecture, weights=None)
         except (ValueError, KeyError) as error:
@@ -204,21 +254,116 @@ class TorchvisionExtractor(Extractor):
         if layer not in nodes:
             raise InputError(f"{architecture} has no layer {layer!r}; its last ones are {', '.join(nodes[-6:])}")
         self.network = create_feature_extractor(network, {nodes[-1]: "logits"} | {layer: "features"})
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1), persistent=False)
-        self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1), persistent=False)
+        self.normalise(IMAGENET_MEAN, IMAGENET_DEVIATION)
         self.eval().requires_grad_(False)
-
-    def check(self, spec: ImageSpec) -> None:
-        check_colour(self.name, spec)
 
     def transform(self) -> str:
         return f"3 channels, ImageNet normalisation, antialiased to {self.size}, layer {self.layer}"
 
     def forward(self, levels: Tensor, spec: ImageSpec) -> Features:
-        images = colour(levels, spec).float().div_(255)
-        images = nn.functional.interpolate(images, size=(self.size, self.size), mode="bilinear", antialias=True)
-        out = self.network((images - self.mean) / self.deviation)
+        out = self.network(self.pictures(levels, spec))
         return Features(out["features"].flatten(1), out.get("logits"))
+
+
+class TimmExtractor(_PictureExtractor):
+    """Pooled features (a vision transformer's class token) of a timm model from a local file, DINOv2's for instance.
+
+    What Stein et al. (2023) found closest to people's judgement of images is the class token of DINOv2 (Oquab et al.
+    2023) at 224 x 224: ``TimmExtractor("vit_large_patch14_dinov2", "model.safetensors")``. Nothing is downloaded.
+    Images are resized by an antialiased bicubic filter, and the mean and deviation of timm's entry for the
+    architecture are taken out: name its tag (``vit_base_patch16_224.dino``) where trainings differ in them. Position
+    embeddings of another size are resampled as timm does it. A classifier in the file is left out: there are no logits.
+
+    Args:
+        architecture: name as in ``timm.list_models()``, perhaps with a tag (``timm.list_pretrained()``).
+        weights: state_dict file that fits it (``model.safetensors`` or ``.pth``), as timm or its authors publish it.
+        size: height and width that images are resized to.
+        name: name of the extractor in the names of figures; the architecture if not given.
+
+    Raises:
+        InputError: without timm, for an unknown architecture, a size that it cannot take, or weights that do not fit.
+    """
+
+    def __init__(self, architecture: str, weights: str, size: int = 224, name: str | None = None) -> None:
+        super().__init__()
+        timm = _extra("timm", self)
+        check_positive(self, size=size)
+        self.architecture, self.weights, self.size = architecture, weights, size
+        self.name = _architecture_name("timm", architecture) if name is None else _own_name(self, name)
+        self.network = _timm_network(timm, architecture, size)
+        patch_embedding = getattr(self.network, "patch_embed", None)
+        _check_patches(self, getattr(patch_embedding, "patch_size", None))
+        state = self._converted(load_state(weights))
+        config = self.network.pretrained_cfg
+        # Not every file has its classifier, and what CLIP's entries name so gives no class scores.
+        heads = config.get("classifier") or ()
+        prefixes = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
+        self.network.reset_classifier(0)
+        fill(self.network, {key: rows for key, rows in state.items() if not key.startswith(prefixes)}, weights)
+        self.normalise(config["mean"], config["std"])
+        self.eval().requires_grad_(False)
+
+    def _converted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        # Each family's module in timm has a function of this name where published files need it.
+        convert = getattr(sys.modules[type(self.network).__module__], "checkpoint_filter_fn", None)
+        if convert is None:
+            return state
+        try:
+            return convert(state, self.network)
+        except Exception as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise InputError(f"{self.weights} does not fit {self.architecture}: {reason}") from error
+
+    def transform(self) -> str:
+        return f"timm {self.architecture}, {self._preparation()}"
+
+    def forward(self, levels: Tensor, spec: ImageSpec) -> Features:
+        out = self.network.forward_features(self.pictures(levels, spec))
+        return Features(self.network.forward_head(out, pre_logits=True).flatten(1))
+
+
+class TransformersExtractor(_PictureExtractor):
+    """Pooled output or class token of an image model in a local folder of Hugging Face's transformers.
+
+    The folder is one that ``AutoModel.from_pretrained`` reads (``config.json``, ``model.safetensors``), such as a
+    download of ``facebook/dinov2-base`` (Oquab et al. 2023). Nothing is downloaded, no code from the folder runs, and
+    weights are read from safetensors only. Images are resized by an antialiased bicubic filter; mean and deviation are
+    those of ``preprocessor_config.json``, else ImageNet's. Features are the model's pooled output if it has one and its
+    weights are in the file, else the class token of the last layer; there are no logits.
+
+    Args:
+        path: the folder.
+        size: height and width that images are resized to.
+        name: name of the extractor in the names of figures; the folder's if not given.
+
+    Raises:
+        InputError: without transformers, for a folder that holds no such model, lacks some of its weights or needs
+            code of its own, for a model of something else than images, or a size that it cannot take.
+    """
+
+    def __init__(self, path: str, size: int = 224, name: str | None = None) -> None:
+        super().__init__()
+        transformers = _extra("transformers", self)
+        check_positive(self, size=size)
+        self.path, self.size = path, size
+        folder = Path(path).expanduser()
+        if not (folder / "config.json").is_file():
+            raise InputError(f"TransformersExtractor.path: {path} is no folder with a config.json; give a local model")
+        self.name = _own_name(self, re.sub(r"\W+", "_", folder.resolve().name) if name is None else name)
+        self.network = _transformers_network(transformers, folder)
+        _check_patches(self, getattr(self.network.config, "patch_size", None))
+        takes = inspect.signature(self.network.forward).parameters
+        self._options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in takes else {}
+        self.normalise(*_published_normalisation(folder))
+        self.eval().requires_grad_(False)
+
+    def transform(self) -> str:
+        return f"transformers {self.network.config.model_type}, {self._preparation()}"
+
+    def forward(self, levels: Tensor, spec: ImageSpec) -> Features:
+        out = self.network(pixel_values=self.pictures(levels, spec), **self._options)
+        pooled = getattr(out, "pooler_output", None)
+        return Features((out.last_hidden_state[:, 0] if pooled is None else pooled).flatten(1))
 
 
 class ModuleExtractor(Extractor):
@@ -235,9 +380,7 @@ class ModuleExtractor(Extractor):
 
     def __init__(self, module: nn.Module, name: str, weights: str | None = None) -> None:
         super().__init__()
-        if not name or name.startswith("inception"):
-            raise InputError(f"ModuleExtractor.name must be a name of its own, got {name!r}")
-        self.module, self.name, self.weights = module, name, weights
+        self.module, self.name, self.weights = module, _own_name(self, name), weights
         if weights is not None:
             fill(module, load_state(weights), weights)
         self.eval().requires_grad_(False)
@@ -253,3 +396,100 @@ class ModuleExtractor(Extractor):
 
 def _size(spec: ImageSpec) -> str:
     return " x ".join(map(str, spec.shape))
+
+
+def _own_name(extractor: Extractor, name: str) -> str:
+    """``name``, unless it cannot stand in a figure's name or would pass for the literature's Inception."""
+    if not re.fullmatch(r"[^\s/]+", name) or name.startswith("inception"):
+        raise InputError(f"{type(extractor).__name__}.name must be a name of its own, got {name!r}")
+    return name
+
+
+def _architecture_name(library: str, architecture: str) -> str:
+    """An architecture as extractor's name; another library's Inception must not pass for the literature's."""
+    name = architecture.replace(".", "_")
+    return f"{library}_{name}" if name.startswith("inception") else name
+
+
+def _extra(package: str, extractor: Extractor) -> ModuleType:
+    """An optional package, or InputError that says how to install it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise InputError(
+            f"{type(extractor).__name__} needs {package}: pip install 'lightning-gen[extractors]'"
+        ) from error
+
+
+def _check_patches(extractor: _PictureExtractor, patch: int | Sequence[int] | None) -> None:
+    """Raise InputError where patches do not tile the image: convolutions would drop its edge without a word."""
+    for side in patch if isinstance(patch, Sequence) else [patch]:
+        if side and extractor.size % side:
+            raise InputError(
+                f"{type(extractor).__name__}.size must be a multiple of the {side} pixels of {extractor.name}'s "
+                f"patches, got {extractor.size}"
+            )
+
+
+def _timm_network(timm: ModuleType, architecture: str, size: int) -> nn.Module:
+    if not timm.is_model(architecture.partition(".")[0]):
+        raise InputError(f"timm has no model {architecture!r}; see timm.list_models()")
+    try:
+        try:
+            return timm.create_model(architecture, img_size=size)
+        except TypeError as error:  # most convolutional networks take any size and have no such argument
+            if "img_size" not in str(error):
+                raise
+            return timm.create_model(architecture)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(f"timm cannot make {architecture} of size {size}: {reason}") from error
+
+
+def _transformers_network(transformers: ModuleType, folder: Path) -> nn.Module:
+    """The model in ``folder`` in float32, with all weights that its features depend on."""
+    report = transformers.utils.logging
+    bars, verbosity = report.is_progress_bar_enabled(), report.get_verbosity()
+    report.disable_progress_bar()
+    report.set_verbosity_error()  # what it warns of (weights made up at random) is refused below
+    try:
+        network, found = transformers.AutoModel.from_pretrained(
+            str(folder),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # named below, as weights that are missing are
+        )
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(f"transformers cannot read a model with safetensors weights in {folder}: {reason}") from error
+    finally:
+        report.set_verbosity(verbosity)
+        if bars:
+            report.enable_progress_bar()
+    kind = type(network).__name__
+    if network.main_input_name != "pixel_values":
+        raise InputError(f"{folder} holds a {kind}, which does not take images alone; save its vision part by itself")
+    if hasattr(network.config, "mask_ratio"):
+        raise InputError(f"{folder} holds a {kind}, which hides parts of images at random; choose another model")
+    missing = sorted(found["missing_keys"])
+    if missing and all(key.startswith("pooler.") for key in missing):
+        network.pooler, missing = None, []  # its weights are random: the class token serves
+    if missing or found["mismatched_keys"]:
+        wrong = missing[0] if missing else sorted(found["mismatched_keys"])[0][0]
+        raise InputError(f"the weights in {folder} do not fit its config.json: {wrong} is missing or of another shape")
+    return network
+
+
+def _published_normalisation(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
+    try:
+        config = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+        if not config.get("do_normalize", True):
+            return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        return config["image_mean"], config["image_std"]
+    except FileNotFoundError:
+        return IMAGENET_MEAN, IMAGENET_DEVIATION
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder / 'preprocessor_config.json'} does not give image_mean and image_std") from error

@@ -56,10 +56,10 @@ class InceptionScore(FeatureMetric):
         super().__init__()
         if splits < 1:
             raise InputError(f"InceptionScore.splits must be at least 1, got {splits}")
-        self.splits = splits
+        self.splits = self.least = splits
 
     def score(self, samples: FeatureSet) -> dict[str, float]:
-        self.require_samples(samples, self.splits)
+        self.require_samples(samples)
         if samples.logits is None:
             raise InputError("InceptionScore needs an extractor that gives logits; this one gives features only")
         order = fixed_permutation(samples.count).to(samples.logits.device)

@@ -17,7 +17,7 @@ from lightning_gen.metrics.distances import block_slices
 def kernel_sums(a: Tensor, b: Tensor | None = None) -> tuple[Tensor, Tensor]:
     r"""Sums over columns (N,) and over rows (M,) of :math:`k(a_i, b_j) = (a_i \cdot b_j / D + 1)^3`, float64.
 
-    Without ``b`` the kernel is that of ``a`` with itself, and the diagonal is left out.
+    Without ``b`` the kernel is that of ``a`` with itself, and the diagonal is left out; both sums are then equal.
 
     Args:
         a: features (N, D).
@@ -25,20 +25,26 @@ def kernel_sums(a: Tensor, b: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """
     left = a.double()
     right = left if b is None else b.double()
-    over_columns = torch.empty(len(left), dtype=torch.float64, device=left.device)
-    over_rows = torch.zeros(len(right), dtype=torch.float64, device=left.device)
+    over_columns = torch.zeros(len(left), dtype=torch.float64, device=left.device)
+    over_rows = over_columns if b is None else torch.zeros(len(right), dtype=torch.float64, device=left.device)
     one = left.new_ones(())
     for rows in block_slices(len(left), len(right), left.device):
-        block = torch.addmm(one, left[rows], right.mT, alpha=1 / left.shape[1])
-        block = block * block.square()
+        # symmetric: the columns before these rows were met as rows
+        first = rows.start if b is None else 0
+        block = torch.addmm(one, left[rows], right[first:].mT, alpha=1 / left.shape[1]).pow_(3)
         if b is None:
-            block[torch.arange(len(block)), torch.arange(rows.start, rows.stop)] = 0.0
-        over_columns[rows] = block.sum(1)
-        over_rows += block.sum(0)
+            block.diagonal().zero_()
+        over_columns[rows] += block.sum(1)
+        if b is None:
+            block = block[:, len(block) :]
+            first = rows.stop
+        over_rows[first:] += block.sum(0)
     return over_columns, over_rows
 
 
-def kernel_distance(generated: Tensor, real: Tensor, real_sums: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def kernel_distance(
+    generated: Tensor, real: Tensor, real_sums: Tensor | None = None, generated_sums: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     r"""Unbiased squared MMD with a cubic kernel (Bińkowski et al. 2018), and its standard error; float64 scalars.
 
     .. math:: \frac{\sum_{i \neq j} k(g_i, g_j)}{N(N-1)} + \frac{\sum_{i \neq j} k(r_i, r_j)}{M(M-1)}
@@ -49,7 +55,7 @@ def kernel_distance(generated: Tensor, real: Tensor, real_sums: Tensor | None = 
 
     Args:
         generated, real: features (N, D) and (M, D).
-        real_sums: first result of ``kernel_sums(real)`` if it is known already.
+        real_sums, generated_sums: first result of ``kernel_sums`` of either side if it is known already.
 
     Raises:
         InputError: for fewer than three images on either side.
@@ -57,7 +63,7 @@ def kernel_distance(generated: Tensor, real: Tensor, real_sums: Tensor | None = 
     n, m = len(generated), len(real)
     if min(n, m) < 3:
         raise InputError(f"the kernel distance needs at least 3 images on either side, got {n} and {m}")
-    gg = kernel_sums(generated)[0]
+    gg = kernel_sums(generated)[0] if generated_sums is None else generated_sums
     rr = kernel_sums(real)[0] if real_sums is None else real_sums
     gr, rg = kernel_sums(generated, real)
     within_g, within_r, between = gg.sum(), rr.sum(), gr.sum()
@@ -120,15 +126,19 @@ class KernelDistance(FeatureMetric):
             raise InputError("KernelDistance: subsets must be at least 0 and subset_size at least 3")
         self.against, self.standardize = tuple(against), standardize
         self.subsets, self.subset_size = subsets, subset_size
+        self.least = max(3, subset_size if subsets else 0)
 
     def score(self, samples: FeatureSet) -> dict[str, float]:
-        self.require_samples(samples, 3)
+        self.require_samples(samples)
         figures = {}
         for key, real in self.each_reference("kid"):
-            self.require_samples(real, 3)
+            self.require_samples(real)
             generated, rows = self._scaled(samples, real), self._scaled(real, real)
             sums = real.once(("kernel", self.standardize), lambda rows=rows: kernel_sums(rows)[0])
-            value, error = kernel_distance(generated, rows, sums)
+            own = None  # standardized features differ from reference to reference
+            if not self.standardize:
+                own = samples.once(("kernel", False), lambda rows=generated: kernel_sums(rows)[0])
+            value, error = kernel_distance(generated, rows, sums, own)
             figures |= {key: float(value), f"{key}/stderr": float(error)}
             if self.subsets:
                 mean, std = kernel_distance_of_subsets(generated, rows, self.subsets, self.subset_size)

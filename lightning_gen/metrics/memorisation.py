@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_gen.errors import InputError
 from lightning_gen.metrics.base import HELD_OUT, TRAIN, FeatureMetric, FeatureSet
-from lightning_gen.metrics.distances import nearest
+from lightning_gen.metrics.distances import nearest, nearest_distances
 
 
 def copy_share(generated: Tensor, train: Tensor, heldout: Tensor) -> Tensor:
@@ -34,8 +34,7 @@ def copy_share(generated: Tensor, train: Tensor, heldout: Tensor) -> Tensor:
         raise InputError(
             f"the copy test needs equally many training and held-out images, got {len(train)} and {len(heldout)}"
         )
-    to_train, to_heldout = nearest(generated, train)[0][:, 0], nearest(generated, heldout)[0][:, 0]
-    return (1 + torch.sign(to_heldout - to_train)) / 2
+    return (1 + torch.sign(nearest_distances(generated, heldout) - nearest_distances(generated, train))) / 2
 
 
 def wilson_interval(share: float, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
@@ -62,6 +61,7 @@ class CopyShare(FeatureMetric):
     """
 
     keeps = frozenset({"features", "pixels"})
+    least = 1
     has_floor = False
 
     def __init__(self, space: Literal["pixels", "features"] = "pixels", max_images: int = 10_000) -> None:
@@ -75,7 +75,7 @@ class CopyShare(FeatureMetric):
 
     def score(self, samples: FeatureSet) -> dict[str, float]:
         train, heldout = self.reference(TRAIN), self.reference(HELD_OUT)
-        self.require_samples(samples, 1)
+        self.require_samples(samples)
         m = min(train.count, heldout.count, self.max_images)
         share = float(
             copy_share(samples.rows(self.space), train.subset(m, self.space), heldout.subset(m, self.space)).mean()

@@ -45,6 +45,7 @@ class MetricSuite:
         batch_size: images per pass of the extractor over a reference.
         per_class: also score each class alone (``fid_digits_class3``), against the reference's images of that class;
             needs labels on both sides.
+        keep_features: keep features for :func:`neighbour_picture` also where no metric needs them.
 
     Example:
         >>> import torch
@@ -65,6 +66,7 @@ class MetricSuite:
         cache: bool = True,
         batch_size: int = 256,
         per_class: bool = False,
+        keep_features: bool = False,
     ) -> None:
         if not metrics:
             raise InputError("MetricSuite.metrics is empty; name at least one, such as FrechetDistance")
@@ -74,7 +76,9 @@ class MetricSuite:
         self.references: dict[str, FeatureSet] = {}
         self.fingerprints: dict[str, str | None] = {}
         self.device = torch.device("cpu")
-        self.keeps = frozenset({"features"} if per_class else ()).union(*(metric.keeps for metric in self.metrics))
+        self.keeps = frozenset({"features"} if per_class or keep_features else ()).union(
+            *(metric.keeps for metric in self.metrics)
+        )
         self.samples = Accumulator(self.keeps)
         self.extractor.eval().requires_grad_(False)
         self.count = 0
@@ -155,7 +159,9 @@ class MetricSuite:
         if not bool(torch.isfinite(features).all()):
             raise InputError(f"metrics: features of the {part!r} reference are not finite; look at the extractor")
         if not pixels:
-            pixels.extend(thumbnail for batch in self._batches(levels) for thumbnail in self._pixels(batch))
+            # their features came from the cache: nobody has looked at these images yet
+            for batch in self._batches(levels):
+                pixels.extend(self._pixels(spec.check(batch, f"the {part!r} reference")))
         reference = FeatureSet(
             len(features), features, tensors.get("logits"), labels, torch.cat(pixels) if pixels else None, name=part
         )
@@ -293,7 +299,7 @@ class MetricSuite:
             "n": self.count,
             "extractor": self.extractor.name,
             "extractor_hash": self.extractor.content_hash,
-            "transform": self.extractor.transform(),
+            "transform": self.extractor.transform() or "none",
             "references": {
                 part: {"n": reference.count, "fingerprint": self.fingerprints[part]}
                 for part, reference in self.references.items()

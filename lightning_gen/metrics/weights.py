@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import tempfile
+import textwrap
 import threading
 import urllib.request
 from pathlib import Path
@@ -116,6 +117,6 @@ def fill(module: torch.nn.Module, state: dict[str, Tensor], path: str | Path) ->
         module.load_state_dict(state)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]
-        raise InputError(
-            f"{path} does not fit {type(module).__name__}: {lines[1] if lines[1:] else lines[0]}"
-        ) from error
+        # it would name every key of a large network
+        first = textwrap.shorten(lines[1] if lines[1:] else lines[0], 200, placeholder=" ...")
+        raise InputError(f"{path} does not fit {type(module).__name__}: {first}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from lightning_gen.errors import InputError
+from lightning_gen.files import write_atomically
 from lightning_gen.spec import ImageSpec
 
 
@@ -76,16 +76,15 @@ class SmallClassifier(nn.Module):
 def save_classifier(network: SmallClassifier, path: str | Path) -> None:
     """Write weights, image spec and architecture as one safetensors file, which :func:`load_classifier` needs alone.
 
-    The file is written under a temporary name and renamed, so that a reader never sees half of it.
+    A reader never sees half of the file.
     """
     path = Path(path)
     arguments = {"widths": list(network.widths), "num_features": network.num_features, "dropout": network.dropout}
     metadata = {"format": "1", "spec": json.dumps(network.spec.as_dict()), "arguments": json.dumps(arguments)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    safetensors.torch.save_file(tensors, temporary, metadata=metadata)
-    os.replace(temporary, path)
+    # Not save_file, which makes files that only their owner may read.
+    write_atomically(path, lambda temporary: temporary.write_bytes(safetensors.torch.save(tensors, metadata)))
 
 
 def load_classifier(path: str | Path) -> SmallClassifier:

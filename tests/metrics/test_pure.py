@@ -9,6 +9,8 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 from torchmetrics.image.fid import _compute_fid
+from torchmetrics.image.inception import InceptionScore as TorchmetricsInceptionScore
+from torchmetrics.image.kid import poly_mmd
 
 from lightning_gen.errors import InputError
 from lightning_gen.metrics import (
@@ -56,6 +58,18 @@ def test_frechet_distance_is_that_of_scipy_torch_fidelity_and_torchmetrics(shift
     assert ours == pytest.approx(float(_compute_fid(m1, c1, m2, c2)), rel=1e-6)
 
 
+@pytest.mark.parametrize(("n", "d"), [(150, 200), (600, 200)], ids=["singular", "regular"])
+def test_frechet_distance_of_rectified_features_is_that_of_both_libraries(n, d):
+    """As Inception's: never negative, far from normal, and fewer images than features or more."""
+    mixing = normal(d, d, 2) / d**0.5
+    a, b = (normal(n, d, 0) @ mixing + 0.3).relu(), (normal(n, d, 1) @ mixing * 1.2 + 0.4).relu()
+    ours = float(frechet_distance(*moments_of(a), *moments_of(b)))
+    statistics = [fid_features_to_statistics(x) for x in (a, b)]
+    theirs = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    assert ours == pytest.approx(theirs, rel=1e-6)
+    assert ours == pytest.approx(float(_compute_fid(*moments_of(a), *moments_of(b))), rel=1e-6)
+
+
 def test_frechet_distance_of_commuting_covariances_is_the_closed_form():
     v1, v2, mean = torch.tensor([1.0, 4.0, 9.0]), torch.tensor([4.0, 4.0, 1.0]), torch.tensor([1.0, 0.0, 2.0])
     ours = frechet_distance(torch.zeros(3), v1.diag(), mean, v2.diag())
@@ -85,6 +99,14 @@ def test_inception_score_is_that_of_torch_fidelity(splits):
     theirs = isc_features_to_metric(logits, splits=splits)
     assert float(mean) == pytest.approx(theirs["inception_score_mean"], rel=1e-12)
     assert float(std) == pytest.approx(theirs["inception_score_std"], rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:Metric `InceptionScore` will save", "ignore:std")
+def test_inception_score_of_one_split_is_that_of_torchmetrics():
+    logits = normal(203, 10, 0, scale=3.0)
+    theirs = TorchmetricsInceptionScore(feature=torch.nn.Identity(), splits=1)
+    theirs.update(logits)
+    assert float(inception_score(logits)[0]) == pytest.approx(float(theirs.compute()[0]), rel=1e-10)
 
 
 def test_inception_score_is_1_without_variety_and_k_for_sure_and_even_classes():
@@ -197,6 +219,11 @@ def test_kernel_distance_over_subsets_is_that_of_torch_fidelity():
     assert float(std) == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-7)
     full, error = kernel_distance(a, b)
     assert abs(float(full) - theirs["kernel_inception_distance_mean"]) < 3 * float(error)
+
+
+def test_kernel_distance_is_that_of_torchmetrics():
+    a, b = normal(150, 8, 0, 0.2), normal(150, 8, 1)
+    assert float(kernel_distance(a, b)[0]) == pytest.approx(float(poly_mmd(b, a)), abs=1e-9)
 
 
 def test_kernel_distance_of_equal_distributions_has_mean_zero_and_its_error_is_honest():

@@ -1,4 +1,4 @@
-"""The suite: names, independence of cuts, order, padding and ranks, the cache, bad input, and what figures mean."""
+"""The suite: names, independence of cuts, order, padding and ranks, the cache, and bad input."""
 
 import json
 import os
@@ -12,14 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.mixture import GaussianMixture
+from torch_fidelity.metric_isc import isc_features_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
 
-from lightning_gen.data.digits import Digits
 from lightning_gen.errors import InputError
 from lightning_gen.metrics import (
     CopyShare,
     DensityCoverage,
-    DigitsExtractor,
     Diversity,
     Extractor,
     FeatureMetric,
@@ -30,6 +29,7 @@ from lightning_gen.metrics import (
     MetricSuite,
     PrecisionRecall,
 )
+from lightning_gen.metrics.base import fixed_permutation
 from lightning_gen.spec import ImageSpec
 
 SPEC = ImageSpec(2, 5, 4, levels=200, num_classes=3)
@@ -86,12 +86,6 @@ def cache_folder(tmp_path, monkeypatch):
     return tmp_path / "features"
 
 
-@pytest.fixture(scope="module")
-def digits():
-    source = Digits()
-    return source.spec, *(torch.from_numpy(source.load(part).levels) for part in ("train", "val", "test"))
-
-
 # Names and description
 
 
@@ -111,6 +105,8 @@ def test_names_say_extractor_reference_and_detail():
     assert description["n"] == 60
     assert description["extractor"] == "projection"
     assert description["references"]["heldout"] == {"n": 50, "fingerprint": None}
+    assert description["extractor_hash"] == suite.extractor.content_hash
+    assert "transform" in description
     assert description["metrics"][2] == {
         "class_path": "lightning_gen.metrics.precision_recall.PrecisionRecall",
         "init_args": {"k": 3, "max_images": 10_000},
@@ -179,48 +175,103 @@ RANKS = textwrap.dedent(
     """
     import json, sys, torch, torch.distributed as dist
     sys.path.insert(0, {folder!r})
-    from test_suite import FrechetDistance, InceptionScore, everything, images, make
+    from test_suite import InputError, images, make, ranked_suites
 
     def work(rank, world, file, cuts):
         torch.set_num_threads(1)
         dist.init_process_group("gloo", init_method="file://" + file, rank=rank, world_size=world)
         samples, results = images(83, 3), []
-        for metrics in (everything(), [FrechetDistance(), InceptionScore(4)]):
-            suite = make(metrics)
+        for suite in ranked_suites():
             mine = torch.arange(83).tensor_split(cuts)[rank].flip(0)
             for index in mine.split(11):
-                suite.update(samples[index], index)
+                suite.update(samples[index], index, index % 3)
             results.append(suite.compute())
         everyones = [None] * world
         dist.all_gather_object(everyones, results)
+        suite = make()
+        suite.update(samples[:20], torch.arange(20))  # every rank counts from 0
+        try:
+            message = str(suite.compute())
+        except InputError as error:
+            message = str(error)
         if rank == 0:
-            print(json.dumps(everyones))
+            print(json.dumps([everyones, message]))
+        dist.destroy_process_group()
 
     if __name__ == "__main__":
-        world, file, cuts = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
         # forked after the imports, which cost more than the work
-        torch.multiprocessing.start_processes(work, (world, file, cuts), nprocs=world, start_method="fork")
+        for number, cuts in enumerate(json.loads(sys.argv[2])):
+            arguments = (len(cuts) + 1, sys.argv[1] + str(number), cuts)
+            torch.multiprocessing.start_processes(work, arguments, nprocs=len(cuts) + 1, start_method="fork")
     """
 )
 
 
-@pytest.mark.parametrize("cuts", [[40], [30, 83]], ids=["two", "three-one-empty"])
-def test_figures_do_not_depend_on_ranks(tmp_path, cuts):
+def ranked_suites() -> list[MetricSuite]:
+    """All metrics, those that keep sums only, and figures per class."""
+    per_class = MetricSuite(Projection(), [FrechetDistance(), PrecisionRecall()], cache=False, per_class=True)
+    per_class.set_reference("train", images(70, 1), SPEC, labels=torch.arange(70) % 3)
+    return [make(), make([FrechetDistance(), InceptionScore(4)]), per_class]
+
+
+def test_figures_do_not_depend_on_ranks(tmp_path):
     script = tmp_path / "ranks.py"
     script.write_text(RANKS.format(folder=str(Path(__file__).parent)))
-    command = [sys.executable, str(script), str(len(cuts) + 1), str(tmp_path / "store"), str(cuts)]
+    # One rank; two and three whose counts do not divide; three of which the last has no image.
+    cuts = [[], [40], [21, 50], [30, 83]]
+    command = [sys.executable, str(script), str(tmp_path / "store"), json.dumps(cuts)]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=200, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    everyones = json.loads(done.stdout.strip().splitlines()[-1])
-    assert len(everyones) == len(cuts) + 1
-    for i, metrics in enumerate((everything(), [FrechetDistance(), InceptionScore(4)])):
-        suite = make(metrics)
-        suite.update(images(83, 3), torch.arange(83))
-        expected = suite.compute()
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    expected = []
+    for suite in ranked_suites():
+        suite.update(images(83, 3), torch.arange(83), torch.arange(83) % 3)
+        expected.append(suite.compute())
+    assert len(lines) == len(cuts)
+    for (everyones, message), ranks in zip(lines, cuts, strict=True):
+        assert len(everyones) == len(ranks) + 1
         for results in everyones:
-            assert results[i] == pytest.approx(expected, rel=1e-10, abs=1e-13)
+            for result, figures in zip(results, expected, strict=True):
+                assert result == pytest.approx(figures, rel=1e-10, abs=1e-13)
+        assert "sample index 0 arrived twice" in message or not ranks
+
+
+def test_splits_and_subsets_are_of_the_sample_index_whatever_arrives_first():
+    samples, train = images(83, 3), images(70, 1)
+    suite = make([InceptionScore(4), KernelDistance(subsets=5, subset_size=30)])
+    for index in torch.randperm(83, generator=torch.Generator().manual_seed(1)).split(9):
+        suite.update(samples[index], index)
+    figures = suite.compute()
+    (features, logits), real = suite.extractor(samples, SPEC), suite.extractor(train, SPEC).features
+    assert figures["is_projection"] == pytest.approx(
+        isc_features_to_metric(logits, splits=4)["inception_score_mean"], rel=1e-10
+    )
+    arguments = {"kid_subsets": 5, "kid_subset_size": 30, "kid_kernel": "poly", "rng_seed": 2020, "verbose": False}
+    theirs = kid_features_to_metric(features, real, **arguments)
+    assert figures["kid_projection_subsets"] == pytest.approx(theirs["kernel_inception_distance_mean"], abs=1e-9)
+    assert figures["kid_projection_subsets_std"] == pytest.approx(theirs["kernel_inception_distance_std"], abs=1e-9)
+
+
+def test_neighbourhoods_and_diversity_take_equal_n_by_the_fixed_permutation():
+    metrics = [PrecisionRecall(), DensityCoverage(), Diversity()]
+    suite = make(metrics)  # 70 training images
+    suite.update(images(120, 3), torch.arange(120))
+    larger = suite.compute()
+    assert suite.description()["n"] == 120
+    assert suite.description()["references"]["train"]["n"] == 70
+    suite.reset()
+    suite.update(images(120, 3)[fixed_permutation(120)[:70]], torch.arange(70))
+    assert larger == pytest.approx(suite.compute(), rel=1e-10)
+    capped = make([PrecisionRecall(max_images=30), DensityCoverage(max_images=30), Diversity(max_images=30)])
+    capped.update(images(120, 3), torch.arange(120))
+    small = MetricSuite(Projection(), metrics, cache=False)
+    small.set_reference("train", images(70, 1)[fixed_permutation(70)[:30]], SPEC)
+    small.update(images(120, 3)[fixed_permutation(120)[:30]], torch.arange(30))
+    distances = ("precision_projection", "recall_projection", "density_projection", "coverage_projection")
+    for name in (*distances, "diversity_projection"):
+        assert capped.compute()[name] == pytest.approx(small.compute()[name], rel=1e-10), name
 
 
 def test_scoring_consumes_no_global_randomness_and_ignores_autocast():
@@ -334,6 +385,20 @@ def test_an_entry_of_another_number_of_images_is_stale(cache_folder, caplog):
     assert "not those of 60 images" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda levels: levels.float() * torch.nan, "'train' reference: expected levels of dtype uint8"),
+        (lambda levels: levels[:, :1], r"expected shape \(B, 2, 5, 4\), got \(70, 1, 5, 4\)"),
+    ],
+    ids=["NaN", "channels"],
+)
+def test_images_beside_a_cached_entry_are_looked_at_too(cache_folder, change, message):
+    MetricSuite(Projection(), everything()).set_reference("train", images(70, 1), SPEC, fingerprint="abc")
+    with pytest.raises(InputError, match=message):
+        MetricSuite(Projection(), everything()).set_reference("train", change(images(70, 1)), SPEC, fingerprint="abc")
+
+
 def test_reference_features_are_let_go_where_no_metric_needs_them():
     suite = make([FrechetDistance(), InceptionScore(4)])
     assert suite.references["train"].features is None
@@ -381,6 +446,11 @@ def bad(action):
             r"expected shape \(B, 2, 5, 4\), got \(6, 1, 5, 4\)",
         ),
         (lambda s: s.update(images(6, 3).float(), torch.arange(6)), "dtype uint8"),
+        (lambda s: s.update(images(6, 3).float() * torch.nan, torch.arange(6)), "dtype uint8, got torch.float32"),
+        (lambda s: s.set_reference("x", images(9, 1).float() * torch.nan, SPEC), "dtype uint8, got torch.float32"),
+        (lambda s: s.update(images(6, 3)[:, :, :3], torch.arange(6)), r"got \(6, 2, 3, 4\)"),
+        (lambda s: s.update(images(6, 3)[:0], torch.arange(0)), "no generated image arrived"),
+        (lambda s: s.set_reference("x", images(9, 1)[:0], SPEC), "has no images"),
         (lambda s: s.update(images(6, 3) + 100, torch.arange(6)), "outside 0 .. 199"),
         (lambda s: s.update(images(6, 3), torch.arange(5)), "5 sample indices came with 6 features"),
         (lambda s: s.update(images(6, 3), torch.tensor([0, 1, 2, 3, 4, 4])), "sample index 4 arrived twice"),
@@ -403,6 +473,11 @@ def test_features_that_are_not_finite_are_refused():
         suite.update(images(6, 3), torch.arange(7, 13))
     with pytest.raises(InputError, match="'train' reference are not finite"):
         make([FrechetDistance()], extractor)
+    extractor = Projection()
+    suite = make([InceptionScore(2)], extractor)
+    extractor.matrix[:, -1] = torch.inf
+    with pytest.raises(InputError, match="logits of sample 0 are not finite"):
+        suite.update(images(6, 3), torch.arange(6))
 
 
 def test_missing_parts_are_named():
@@ -450,80 +525,22 @@ def test_constant_images_have_figures_that_say_so(caplog):
     assert "same features" in caplog.text
 
 
-# What figures mean, on the digits
+def test_constant_real_images_have_right_figures_or_a_clear_error():
+    def against_constant(metric):
+        suite = MetricSuite(Projection(), [metric], cache=False)
+        suite.set_reference("train", torch.full((60, *SPEC.shape), 9, dtype=torch.uint8), SPEC)
+        suite.update(images(60, 3), torch.arange(60))
+        return suite.compute(), suite
 
-
-def digits_suite(digits, *metrics) -> MetricSuite:
-    spec, train, val, test = digits
-    suite = MetricSuite(DigitsExtractor(), metrics, cache=False)
-    suite.set_reference("train", train, spec)
-    suite.set_reference("heldout", torch.cat([val, test]), spec)
-    return suite
-
-
-def score(suite, samples):
-    suite.reset()
-    suite.update(samples, torch.arange(len(samples)))
-    return suite.compute()
-
-
-def test_distances_fall_from_noise_to_real(digits):
-    spec, _, val, test = digits
-    suite = digits_suite(digits, FrechetDistance(), KernelDistance())
-    draw = torch.Generator().manual_seed(0)
-    real = torch.cat([val, test])
-    noise = torch.randint(spec.levels, real.shape, generator=draw)
-    figures = []
-    for share in (1.0, 0.75, 0.5, 0.25, 0.0):
-        replace = torch.rand(real.shape, generator=draw) < share
-        figures.append(score(suite, torch.where(replace, noise, real).to(torch.uint8)))
-    for name in ("fid_digits", "kid_digits"):
-        values = [f[name] for f in figures]
-        assert values == sorted(values, reverse=True)
-        assert values[0] > 20 * abs(values[-1])
-    assert abs(figures[-1]["kid_digits"]) < 3 * figures[-1]["kid_digits_stderr"]
-
-
-def test_recall_falls_when_classes_are_missing_and_precision_with_quality(digits):
-    _, _, val, test = digits
-    source = Digits()
-    labels = torch.from_numpy(np.concatenate([source.load(part).labels for part in ("val", "test")]))
-    real = torch.cat([val, test])
-    suite = digits_suite(digits, PrecisionRecall(), DensityCoverage(), Diversity())
-    whole, half = score(suite, real), score(suite, real[labels < 5])
-    assert half["recall_digits"] < 0.7 * whole["recall_digits"]
-    assert half["coverage_digits"] < 0.7 * whole["coverage_digits"]
-    assert half["precision_digits"] > 0.8 * whole["precision_digits"]
-    noise = torch.randint(-5, 6, real.shape, generator=torch.Generator().manual_seed(0))
-    noisy = score(suite, (real.int() + noise).clamp(0, 16).to(torch.uint8))
-    assert noisy["precision_digits"] < 0.7 * whole["precision_digits"]
-    assert noisy["density_digits"] < 0.7 * whole["density_digits"]
-
-
-def test_copy_test_fires_on_copies_only(digits):
-    spec, train, val, test = digits
-    draw = torch.Generator().manual_seed(0)
-    suite = digits_suite(digits, CopyShare())
-    share = lambda samples: score(suite, samples)["copy_share_pixels"]  # noqa: E731
-    mixture = lambda k, images: torch.from_numpy(  # noqa: E731
-        GaussianMixture(k, reg_covar=1e-3, random_state=0)
-        .fit(images.flatten(1).double().numpy())
-        .sample(1000)[0]
-        .round()
-        .clip(0, 16)
-        .astype(np.uint8)
-    ).reshape(-1, 1, 8, 8)
-
-    real = torch.cat([val, test])
-    assert share(train) > 0.8
-    one_level = torch.randint(-1, 2, train.shape, generator=draw)
-    assert share((train.int() + one_level).clamp(0, 16).to(torch.uint8)) > 0.8
-    assert share(mixture(50, train)) > 0.65
-    pairs = torch.randint(len(real), (2, 1000), generator=draw)
-    assert share(((real[pairs[0]].int() + real[pairs[1]].int()) // 2).to(torch.uint8)) < 0.45
-
-    third = MetricSuite(DigitsExtractor(), [CopyShare()], cache=False)
-    third.set_reference("train", train, spec)
-    third.set_reference("heldout", test, spec)
-    assert abs(score(third, val)["copy_share_pixels"] - 0.5) < 0.1
-    assert abs(score(third, mixture(1, val))["copy_share_pixels"] - 0.5) < 0.1
+    figures, suite = against_constant(FrechetDistance())
+    features = suite.extractor(images(60, 3), SPEC).features
+    constant = suite.extractor(torch.full((1, *SPEC.shape), 9, dtype=torch.uint8), SPEC).features
+    # The distance to a point is the mean squared distance, with the unbiased variance.
+    expected = (features.mean(0) - constant).square().sum() + features.var(0).sum()
+    assert figures["fid_projection"] == pytest.approx(float(expected), rel=1e-9)
+    figures, _ = against_constant(PrecisionRecall())
+    assert figures["precision_projection"] == 0
+    figures, _ = against_constant(KernelDistance(standardize=True))
+    assert np.isfinite(figures["kid_projection"])
+    with pytest.raises(InputError, match="all training images have the same features"):
+        against_constant(Diversity())
