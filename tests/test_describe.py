@@ -391,7 +391,7 @@ def test_a_class_path_that_is_no_text_is_refused(path):
         ("torch.nn.Linear", AdversarialLoss, "AdversarialLoss"),
         ("torch.nn.Linear", AdversarialLoss | None, "AdversarialLoss"),
         ("lightning_gen.spec.ImageSpec", Factory, "Module"),
-        ("lightning_gen.objectives.R1", Factory, "Module"),
+        ("lightning_gen.objectives.NonSaturating", Factory, "Module"),
         ("torch.optim.Adam", Factory, "Module"),
         ("torch.nn.Linear", OptimizerCallable, "Optimizer"),
         ("torch.nn.Linear", int, "int"),

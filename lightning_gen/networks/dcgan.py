@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gen.errors import InputError
+from lightning_gen.networks.conditional import FeatureDiscriminator, check_conditional, last_of, require_labels
 from lightning_gen.networks.mlp import check_positive
 from lightning_gen.spec import ImageSpec
 
@@ -37,7 +38,7 @@ def doublings(spec: ImageSpec, owner: object) -> tuple[int, int]:
 
 def initialise(module: nn.Module) -> None:
     """Initialise as DCGAN does: weights N(0, 0.02), batch norm's scale N(1, 0.02), biases 0 (Radford et al. 2016)."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
@@ -53,19 +54,32 @@ class DCGANGenerator(nn.Module):
         latent_dim: size of the latent.
         width: channels before the last layer; they double with each halving of the side.
         max_width: upper bound on the channels.
+        conditional: whether images depend on labels: the latent is then joined by a learnt embedding of the class
+            (Mirza and Osindero 2014), as long as the latent and N(0, I) at the start, so that neither outweighs the
+            other.
 
     Raises:
-        InputError: for an image shape or width that it cannot make.
+        InputError: for an image shape or width that it cannot make, or a conditional one of images without classes.
     """
 
-    def __init__(self, spec: ImageSpec, latent_dim: int = 100, width: int = 64, max_width: int = 512):
+    def __init__(
+        self,
+        spec: ImageSpec,
+        latent_dim: int = 100,
+        width: int = 64,
+        max_width: int = 512,
+        conditional: bool = False,
+    ):
         super().__init__()
         check_positive(self, latent_dim=latent_dim, width=width, max_width=max_width)
         side, k = doublings(spec, self)
+        if conditional:
+            check_conditional(self, spec)
         self.latent_dim = latent_dim
+        self.conditional = conditional
         channels = [min(width * 2**i, max_width) for i in reversed(range(k))]
         layers: list[nn.Module] = [
-            nn.ConvTranspose2d(latent_dim, channels[0], side, bias=False),
+            nn.ConvTranspose2d(2 * latent_dim if conditional else latent_dim, channels[0], side, bias=False),
             nn.BatchNorm2d(channels[0]),
             nn.ReLU(inplace=True),
         ]
@@ -77,13 +91,16 @@ class DCGANGenerator(nn.Module):
             ]
         layers += [nn.ConvTranspose2d(channels[-1], spec.channels, 4, stride=2, padding=1), nn.Tanh()]
         self.net = nn.Sequential(*layers).apply(initialise)
+        self.embedding = nn.Embedding(spec.num_classes, latent_dim) if conditional else None
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map latents (B, latent_dim) to unit images (B, C, H, W)."""
+        """Map latents (B, latent_dim), of classes ``labels`` (B,) if conditional, to unit images (B, C, H, W)."""
+        if self.embedding is not None:
+            latent = torch.cat([latent, self.embedding(require_labels(self, labels))], 1)
         return self.net(latent[:, :, None, None])
 
 
-class DCGANDiscriminator(nn.Module):
+class DCGANDiscriminator(FeatureDiscriminator):
     """Stride-2 convolutions, batch norm and leaky ReLU, then one score per image (Radford et al. 2016).
 
     Args:
@@ -92,12 +109,22 @@ class DCGANDiscriminator(nn.Module):
         max_width: upper bound on the channels.
         batch_norm: normalise over the batch, as the paper does. Gradient penalties assume that a score depends on its
             own image alone: switch it off with them.
+        conditional: whether scores depend on labels, by projection of the last map (Miyato and Koyama 2018).
+        classifier: whether there is an auxiliary classifier on the last map, see :meth:`scores_and_logits`.
 
     Raises:
-        InputError: for an image shape or width that it cannot take.
+        InputError: for an image shape or width that it cannot take, or classes asked for where images have none.
     """
 
-    def __init__(self, spec: ImageSpec, width: int = 64, max_width: int = 512, batch_norm: bool = True):
+    def __init__(
+        self,
+        spec: ImageSpec,
+        width: int = 64,
+        max_width: int = 512,
+        batch_norm: bool = True,
+        conditional: bool = False,
+        classifier: bool = False,
+    ):
         super().__init__()
         check_positive(self, width=width, max_width=max_width)
         side, k = doublings(spec, self)
@@ -112,7 +139,8 @@ class DCGANDiscriminator(nn.Module):
             layers.append(nn.LeakyReLU(0.2, inplace=True))
             inputs = outputs
         self.net = nn.Sequential(*layers, nn.Conv2d(inputs, 1, side)).apply(initialise)
+        self.add_heads(spec, inputs * side**2, conditional, classifier, prepare=lambda head: head.apply(initialise))
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map unit images (B, C, H, W) to scores (B,)."""
-        return torch.flatten(self.net(images))
+    def features_and_scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features, scores = last_of(self.net, images)
+        return torch.flatten(features, 1), torch.flatten(scores)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gen.errors import InputError
+from lightning_gen.networks.conditional import FeatureDiscriminator, check_conditional, last_of, require_labels
 from lightning_gen.spec import ImageSpec
 
 
@@ -41,9 +42,12 @@ class MLPGenerator(nn.Module):
         widths: widths of the hidden layers; empty for a linear map.
         negative_slope: of the leaky rectifier :math:`\phi`.
         batch_norm: normalise hidden layers over the batch (Ioffe and Szegedy 2015), as tutorials do.
+        conditional: whether images depend on labels: the latent is then joined by a learnt embedding of the class
+            (Mirza and Osindero 2014), as long as the latent and N(0, I) at the start, so that neither outweighs the
+            other.
 
     Raises:
-        InputError: for a width or latent size below 1.
+        InputError: for a width or latent size below 1, or a conditional one of images without classes.
     """
 
     def __init__(
@@ -53,37 +57,56 @@ class MLPGenerator(nn.Module):
         widths: Sequence[int] = (1024, 1024),
         negative_slope: float = 0.2,
         batch_norm: bool = False,
+        conditional: bool = False,
     ):
         super().__init__()
         check_positive(self, latent_dim=latent_dim, **{f"widths[{i}]": width for i, width in enumerate(widths)})
+        if conditional:
+            check_conditional(self, spec)
         self.latent_dim = latent_dim
+        self.conditional = conditional
         self.shape = spec.shape
-        hidden = hidden_layers(latent_dim, widths, negative_slope, batch_norm)
-        self.net = nn.Sequential(*hidden, nn.Linear([latent_dim, *widths][-1], spec.dims), nn.Tanh())
+        inputs = 2 * latent_dim if conditional else latent_dim
+        hidden = hidden_layers(inputs, widths, negative_slope, batch_norm)
+        self.net = nn.Sequential(*hidden, nn.Linear([inputs, *widths][-1], spec.dims), nn.Tanh())
+        self.embedding = nn.Embedding(spec.num_classes, latent_dim) if conditional else None
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map latents (B, latent_dim) to unit images (B, C, H, W)."""
+        """Map latents (B, latent_dim), of classes ``labels`` (B,) if conditional, to unit images (B, C, H, W)."""
+        if self.embedding is not None:
+            latent = torch.cat([latent, self.embedding(require_labels(self, labels))], 1)
         return self.net(latent).unflatten(1, self.shape)
 
 
-class MLPDiscriminator(nn.Module):
+class MLPDiscriminator(FeatureDiscriminator):
     r"""Perceptron from an image to one score per image (Goodfellow et al. 2014).
 
     Args:
         spec: images to judge; any shape.
         widths: widths of the hidden layers.
         negative_slope: of the leaky rectifier.
+        conditional: whether scores depend on labels, by projection of the last hidden layer (Miyato and Koyama 2018).
+        classifier: whether there is an auxiliary classifier on the last hidden layer, see :meth:`scores_and_logits`.
 
     Raises:
-        InputError: for a width below 1.
+        InputError: for a width below 1, or classes asked for where images have none.
     """
 
-    def __init__(self, spec: ImageSpec, widths: Sequence[int] = (1024, 1024), negative_slope: float = 0.2):
+    def __init__(
+        self,
+        spec: ImageSpec,
+        widths: Sequence[int] = (1024, 1024),
+        negative_slope: float = 0.2,
+        conditional: bool = False,
+        classifier: bool = False,
+    ):
         super().__init__()
         check_positive(self, **{f"widths[{i}]": width for i, width in enumerate(widths)})
         hidden = hidden_layers(spec.dims, widths, negative_slope)
-        self.net = nn.Sequential(*hidden, nn.Linear([spec.dims, *widths][-1], 1))
+        num_features = [spec.dims, *widths][-1]
+        self.net = nn.Sequential(*hidden, nn.Linear(num_features, 1))
+        self.add_heads(spec, num_features, conditional, classifier)
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map unit images (B, C, H, W) to scores (B,)."""
-        return self.net(torch.flatten(images, 1)).squeeze(1)
+    def features_and_scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features, scores = last_of(self.net, torch.flatten(images, 1))
+        return features, scores.squeeze(1)

@@ -1,0 +1,141 @@
+"""What makes networks class-conditional: labels, conditional batch norm, projection and classifier heads."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from lightning_gen.errors import InputError
+from lightning_gen.spec import ImageSpec
+
+
+def check_conditional(owner: object, spec: ImageSpec, argument: str = "conditional") -> None:
+    """Raise InputError if images have no classes for ``owner`` to be conditional on.
+
+    Args:
+        owner: the network, named in the message.
+        spec: the images.
+        argument: what asks for classes, named in the message.
+    """
+    if spec.num_classes == 0:
+        raise InputError(
+            f"{type(owner).__name__}: {argument} needs classes, but these images have none: "
+            f"take labelled images, or {argument}: false"
+        )
+
+
+def require_labels(owner: object, labels: Tensor | None) -> Tensor:
+    """Return ``labels`` (B,).
+
+    Raises:
+        InputError: naming ``owner`` if they are None.
+    """
+    if labels is None:
+        raise InputError(f"{type(owner).__name__} is class-conditional: give labels")
+    return labels
+
+
+class ConditionalBatchNorm2d(nn.Module):
+    r"""Batch norm with a gain and a bias per class, :math:`\gamma_y \hat x + \beta_y` (Dumoulin et al. 2017).
+
+    :math:`\hat x` is normalised over the whole batch, whatever the classes. Gains begin at 1 and biases at 0, so a new
+    module is a plain batch norm.
+
+    Args:
+        num_features: channels C of the maps.
+        num_classes: number of classes.
+    """
+
+    def __init__(self, num_features: int, num_classes: int):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(num_features, affine=False)
+        self.gain = nn.Embedding(num_classes, num_features)
+        self.bias = nn.Embedding(num_classes, num_features)
+        nn.init.ones_(self.gain.weight)
+        nn.init.zeros_(self.bias.weight)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Map maps (B, C, H, W) of classes ``labels`` (B,) to as many maps."""
+        return self.norm(x) * self.gain(labels)[:, :, None, None] + self.bias(labels)[:, :, None, None]
+
+
+def initialise_as_linear(head: nn.Module) -> nn.Module:
+    """Return ``head`` with weights U(-1/sqrt(D), 1/sqrt(D)), torch's default for a linear map of D features."""
+    nn.init.kaiming_uniform_(head.weight, a=math.sqrt(5))
+    return head
+
+
+class FeatureDiscriminator(nn.Module, ABC):
+    r"""Discriminator that reads everything off one vector of features :math:`\phi(x)` of dimension D.
+
+    The score is :math:`w^\top \phi(x) + b`. A conditional discriminator adds the projection :math:`v_y^\top \phi(x)`
+    with an embedding v of the classes (Miyato and Koyama 2018); one with a classifier also gives the logits
+    :math:`U \phi(x) + c` of an auxiliary head (Odena et al. 2017). A subclass builds its trunk and score, then calls
+    :meth:`add_heads`.
+    """
+
+    def add_heads(
+        self,
+        spec: ImageSpec,
+        num_features: int,
+        conditional: bool,
+        classifier: bool,
+        prepare: Callable[[nn.Module], nn.Module] = initialise_as_linear,
+    ) -> None:
+        """Make what classes need: ``embedding`` and ``classifier``, each None unless asked for.
+
+        Args:
+            spec: the images.
+            num_features: D.
+            conditional: whether scores depend on labels.
+            classifier: whether there is an auxiliary head.
+            prepare: initialises a head (weight (num_classes, D)), and returns it or what wraps it.
+
+        Raises:
+            InputError: if either is asked for and images have no classes.
+        """
+        self.conditional = conditional
+        self.embedding = self.classifier = None
+        if conditional:
+            check_conditional(self, spec)
+            self.embedding = prepare(nn.Embedding(spec.num_classes, num_features))
+        if classifier:
+            check_conditional(self, spec, "classifier")
+            self.classifier = prepare(nn.Linear(num_features, spec.num_classes))
+
+    @abstractmethod
+    def features_and_scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (B, D) and unconditional scores (B,) of unit images (B, C, H, W)."""
+
+    def _judge(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        if self.embedding is None:
+            return self.features_and_scores(images)
+        labels = require_labels(self, labels)
+        features, scores = self.features_and_scores(images)
+        return features, scores + (self.embedding(labels) * features).sum(1)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map unit images (B, C, H, W), of classes ``labels`` (B,) if conditional, to scores (B,)."""
+        return self._judge(images, labels)[1]
+
+    def scores_and_logits(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return scores (B,) and the classifier's logits (B, num_classes), by one pass of the trunk.
+
+        Raises:
+            InputError: if there is no classifier, or labels are missing.
+        """
+        if self.classifier is None:
+            raise InputError(f"{type(self).__name__} has no classifier: give it classifier: true")
+        features, scores = self._judge(images, labels)
+        return scores, self.classifier(features)
+
+
+def last_of(net: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what the last layer of ``net`` receives for input ``x``, and what it makes of it."""
+    *trunk, last = net
+    for layer in trunk:
+        x = layer(x)
+    return x, last(x)

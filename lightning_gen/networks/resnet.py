@@ -1,0 +1,208 @@
+"""Residual generator and discriminator of spectrally normalised GANs, for square images."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+from lightning_gen.errors import InputError
+from lightning_gen.networks.conditional import (
+    ConditionalBatchNorm2d,
+    FeatureDiscriminator,
+    check_conditional,
+    require_labels,
+)
+from lightning_gen.networks.dcgan import doublings
+from lightning_gen.networks.mlp import check_positive
+from lightning_gen.spec import ImageSpec
+
+LARGEST_LAST_MAP = 8
+PLAIN_BLOCKS = 2
+
+
+def check_widths(owner: object, width: int, max_width: int | None) -> int:
+    """Return the bound on the channels: ``width`` itself where ``max_width`` is None.
+
+    Raises:
+        InputError: for a width below 1, or a bound below the width.
+    """
+    bound = width if max_width is None else max_width
+    check_positive(owner, width=width, max_width=bound)
+    if bound < width:
+        raise InputError(f"{type(owner).__name__}: max_width must be at least width ({width}), got {max_width}")
+    return bound
+
+
+def glorot(layer: nn.Module, gain: float = 1.0) -> nn.Module:
+    """Return ``layer`` with weights as Glorot and Bengio (2010), uniform, times ``gain``, and biases 0."""
+    nn.init.xavier_uniform_(layer.weight, gain)
+    if getattr(layer, "bias", None) is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def normalised(layer: nn.Module) -> nn.Module:
+    """Return ``layer`` under spectral normalisation: its weight W becomes W / sigma(W) (Miyato et al. 2018).
+
+    Each pass in training mode makes one power iteration; its vectors are buffers.
+    """
+    return parametrizations.spectral_norm(layer)
+
+
+class UpBlock(nn.Module):
+    """Residual block that doubles the side: two of norm, ReLU and 3x3 convolution, the first after upsampling."""
+
+    def __init__(self, inputs: int, outputs: int, num_classes: int):
+        super().__init__()
+        self.norm1 = ConditionalBatchNorm2d(inputs, num_classes) if num_classes else nn.BatchNorm2d(inputs)
+        self.norm2 = ConditionalBatchNorm2d(outputs, num_classes) if num_classes else nn.BatchNorm2d(outputs)
+        self.conv1 = glorot(nn.Conv2d(inputs, outputs, 3, padding=1), math.sqrt(2))
+        self.conv2 = glorot(nn.Conv2d(outputs, outputs, 3, padding=1), math.sqrt(2))
+        self.shortcut = glorot(nn.Conv2d(inputs, outputs, 1))
+
+    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        given = () if labels is None else (labels,)
+        hidden = F.relu(self.norm1(x, *given), inplace=True)
+        hidden = self.conv1(F.interpolate(hidden, scale_factor=2))
+        hidden = self.conv2(F.relu(self.norm2(hidden, *given), inplace=True))
+        # A 1x1 convolution and nearest upsampling commute: in this order it has a quarter of the pixels.
+        return hidden + F.interpolate(self.shortcut(x), scale_factor=2)
+
+
+class ResNetGenerator(nn.Module):
+    r"""Latent -> linear map to a x a -> residual blocks that double the side -> batch norm, ReLU, convolution, tanh.
+
+    The generator of SNGAN (Miyato et al. 2018), with k blocks for images of side a·2^k: at 32x32 the defaults are the
+    paper's network for CIFAR-10, and ``width=64, max_width=1024`` is its network for larger images. A conditional one
+    has a gain and a bias per class in the blocks' batch norms (Dumoulin et al. 2017), as in Miyato and Koyama (2018).
+
+    Args:
+        spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128.
+        latent_dim: size of the latent.
+        width: channels of the largest maps.
+        max_width: channels double with each halving of the side, up to this bound; None for ``width`` everywhere.
+        conditional: whether images depend on labels.
+
+    Raises:
+        InputError: for an image shape or width that it cannot make, or a conditional one of images without classes.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        latent_dim: int = 128,
+        width: int = 256,
+        max_width: int | None = None,
+        conditional: bool = False,
+    ):
+        super().__init__()
+        bound = check_widths(self, width, max_width)
+        check_positive(self, latent_dim=latent_dim)
+        self.side, k = doublings(spec, self)
+        if conditional:
+            check_conditional(self, spec)
+        self.latent_dim = latent_dim
+        self.conditional = conditional
+        channels = [min(width * 2**i, bound) for i in reversed(range(k + 1))]
+        num_classes = spec.num_classes if conditional else 0
+        self.first = glorot(nn.Linear(latent_dim, channels[0] * self.side**2))
+        self.blocks = nn.ModuleList(
+            UpBlock(inputs, outputs, num_classes) for inputs, outputs in itertools.pairwise(channels)
+        )
+        self.last = nn.Sequential(
+            nn.BatchNorm2d(channels[-1]),
+            nn.ReLU(inplace=True),
+            glorot(nn.Conv2d(channels[-1], spec.channels, 3, padding=1)),
+            nn.Tanh(),
+        )
+
+    def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map latents (B, latent_dim), of classes ``labels`` (B,) if conditional, to unit images (B, C, H, W)."""
+        labels = require_labels(self, labels) if self.conditional else None
+        hidden = self.first(latent).unflatten(1, (-1, self.side, self.side))
+        for block in self.blocks:
+            hidden = block(hidden, labels)
+        return self.last(hidden)
+
+
+class DownBlock(nn.Module):
+    """Residual block of two 3x3 convolutions, each after a ReLU, that may halve the side by average pooling at its end.
+
+    The first block of a network sees images and has no ReLU before its first convolution ("optimised block").
+    """
+
+    def __init__(self, inputs: int, outputs: int, halve: bool, first: bool, spectral_norm: bool):
+        super().__init__()
+        wrap = normalised if spectral_norm else nn.Identity()
+        self.halve, self.first = halve, first
+        hidden = outputs if first else inputs
+        self.conv1 = wrap(glorot(nn.Conv2d(inputs, hidden, 3, padding=1), math.sqrt(2)))
+        self.conv2 = wrap(glorot(nn.Conv2d(hidden, outputs, 3, padding=1), math.sqrt(2)))
+        learnt = halve or inputs != outputs
+        self.shortcut = wrap(glorot(nn.Conv2d(inputs, outputs, 1))) if learnt else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.conv1(x if self.first else F.relu(x))
+        hidden = self.conv2(F.relu(hidden, inplace=True))
+        if self.halve:
+            # A 1x1 convolution and average pooling commute: in this order it has a quarter of the pixels.
+            hidden, x = F.avg_pool2d(hidden, 2), F.avg_pool2d(x, 2)
+        return hidden + self.shortcut(x)
+
+
+class ResNetDiscriminator(FeatureDiscriminator):
+    r"""Residual blocks, ReLU, sum over the map, and one score :math:`w^\top \phi(x) + b` (SNGAN, Miyato et al. 2018).
+
+    Depth follows from the size: blocks halve the side until it is at most 8, at least once, and two blocks that keep it
+    follow. At 32x32 these are the paper's four blocks for CIFAR-10; 8x8 has three blocks (to 4x4), 28x28 four (to 7x7),
+    64x64 five (to 8x8), 128x128 six. A conditional discriminator adds the projection :math:`v_y^\top \phi(x)` (Miyato
+    and Koyama 2018); ``classifier`` adds an auxiliary head (Odena et al. 2017). Heads are normalised like all the rest.
+
+    Args:
+        spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128.
+        width: channels of the first block.
+        max_width: channels double with each halving of the side, up to this bound; None for ``width`` everywhere (the
+            paper has 128 for CIFAR-10; 64 up to 1024 for larger images).
+        conditional: whether scores depend on labels.
+        classifier: whether there is an auxiliary classifier, see :meth:`scores_and_logits`.
+        spectral_norm: divide each weight by its largest singular value.
+
+    Raises:
+        InputError: for an image shape or width that it cannot take, or classes asked for where images have none.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        width: int = 128,
+        max_width: int | None = None,
+        conditional: bool = False,
+        classifier: bool = False,
+        spectral_norm: bool = True,
+    ):
+        super().__init__()
+        bound = check_widths(self, width, max_width)
+        doublings(spec, self)
+        halvings = 1
+        while spec.height >> halvings > LARGEST_LAST_MAP:
+            halvings += 1
+        channels = [min(width * 2**i, bound) for i in range(halvings)]
+        channels += PLAIN_BLOCKS * channels[-1:]
+        self.blocks = nn.Sequential(
+            *(
+                DownBlock(inputs, outputs, halve=i < halvings, first=i == 0, spectral_norm=spectral_norm)
+                for i, (inputs, outputs) in enumerate(itertools.pairwise([spec.channels, *channels]))
+            ),
+            nn.ReLU(inplace=True),
+        )
+        wrap = normalised if spectral_norm else nn.Identity()
+        self.score = wrap(glorot(nn.Linear(channels[-1], 1)))
+        self.add_heads(spec, channels[-1], conditional, classifier, prepare=lambda head: wrap(glorot(head)))
+
+    def features_and_scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.blocks(images).sum((2, 3))
+        return features, self.score(features).squeeze(1)

@@ -1,0 +1,403 @@
+"""Random changes of what the critic sees, differentiable, so that it cannot learn small data sets by heart."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_gen.draw import Draw
+from lightning_gen.errors import InputError
+from lightning_gen.spec import ImageSpec
+
+
+class CriticAugmentation(nn.Module, ABC):
+    """A random change T of all images, real and generated, before the critic scores them.
+
+    The generator learns through T, so T is differentiable in the images (once is enough: gradient penalties are taken
+    with respect to T(x)). All state is in buffers, which are only ever changed in place.
+    """
+
+    @abstractmethod
+    def forward(self, images: Tensor, draw: Draw) -> Tensor:
+        """Return changed unit images (B, C, H, W), of the same shape and type.
+
+        All chance comes from ``draw``, in an order that does not depend on the images: equal draws give image i of two
+        batches the same change.
+        """
+
+    def observe(self, realness: Tensor, images: int, mean: Callable[[Tensor], Tensor]) -> None:
+        """Take note of a critic step, called once after each.
+
+        Args:
+            realness: :meth:`AdversarialLoss.realness` (B,) of this rank, detached.
+            images: real images of the global batch.
+            mean: average of a detached tensor over ranks.
+        """
+
+    @property
+    def strength(self) -> float | Tensor | None:
+        """How strong the changes are at present, for logs; None where that does not vary."""
+        return None
+
+    def check(self, spec: ImageSpec) -> None:
+        """Raise InputError if this cannot be applied to images of ``spec``."""
+
+
+def check_names(owner: object, argument: str, names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Return ``names`` as a tuple.
+
+    Raises:
+        InputError: for none, an unknown or a repeated name.
+    """
+    what = f"{type(owner).__name__}: {argument}"
+    if isinstance(names, str) or not names:
+        raise InputError(f"{what} must list some of {', '.join(known)}, got {names!r}")
+    for name in names:
+        if name not in known:
+            raise InputError(f"{what} must be among {', '.join(known)}, got {name!r}")
+    if len(set(names)) < len(names):
+        raise InputError(f"{what} must name each only once, got {', '.join(names)}")
+    return tuple(names)
+
+
+class DiffAugment(CriticAugmentation):
+    r"""Differentiable augmentation, always at full strength (Zhao et al. 2020).
+
+    With u, u' uniform on [0, 1) for each image, in the order of ``policy``:
+
+    - ``colour``: brightness :math:`x + b (2u - 1)`; then saturation, the difference from the mean over channels times
+      :math:`1 + s (2u - 1)` (nothing on grey images); then contrast, the difference from the image's mean times
+      :math:`1 + c (2u - 1)`.
+    - ``translation``: by whole pixels, uniform on :math:`\{-r, ..., r\}` along each side, where r is the rounded share
+      of the side; what is uncovered is filled.
+    - ``cutout``: a rectangle with the given share of both sides, centred anywhere in the image, is filled.
+
+    Values are not clamped to [-1, 1].
+
+    Args:
+        policy: which of ``colour``, ``translation``, ``cutout``.
+        brightness: b, in unit values.
+        saturation: s, 0 to 1.
+        contrast: c, 0 to 1.
+        translation: longest move as a share of the side, above 0 and below 1.
+        cutout: side of the rectangle as a share of the image's, above 0 and below 1.
+        fill: unit value of what translation uncovers and cutout covers. 0, as in the authors' code, is mid-grey; -1
+            is the background of digits, which then lose nothing but ink.
+
+    Raises:
+        InputError: for an unknown name or a number outside its range.
+    """
+
+    def __init__(
+        self,
+        policy: Sequence[str] = ("colour", "translation", "cutout"),
+        brightness: float = 0.5,
+        saturation: float = 1.0,
+        contrast: float = 0.5,
+        translation: float = 0.125,
+        cutout: float = 0.5,
+        fill: float = 0.0,
+    ):
+        super().__init__()
+        self.policy = check_names(self, "policy", policy, ("colour", "translation", "cutout"))
+        for name, value, low, high in (
+            ("brightness", brightness, 0, 2),
+            ("saturation", saturation, 0, 1),
+            ("contrast", contrast, 0, 1),
+            ("fill", fill, -1, 1),
+        ):
+            if not low <= value <= high:
+                raise InputError(f"DiffAugment: {name} must be {low} to {high}, got {value}")
+        for name, value in (("translation", translation), ("cutout", cutout)):
+            if not 0 < value < 1:
+                raise InputError(f"DiffAugment: {name} must be a share of the side above 0 and below 1, got {value}")
+        self.brightness = brightness
+        self.saturation = saturation
+        self.contrast = contrast
+        self.translation = translation
+        self.cutout = cutout
+        self.fill = fill
+
+    def check(self, spec: ImageSpec) -> None:
+        """Raise InputError where a move or rectangle would be below one pixel on images of ``spec``."""
+        for name in {"translation", "cutout"}.intersection(self.policy):
+            if not any(pixels(getattr(self, name), side) for side in (spec.height, spec.width)):
+                raise InputError(
+                    f"DiffAugment: {name} {getattr(self, name)} is less than a pixel of {spec.height}x{spec.width} "
+                    "images: raise it, or leave it out of policy"
+                )
+
+    def forward(self, images: Tensor, draw: Draw) -> Tensor:
+        steps = {"colour": self.change_colour, "translation": self.move, "cutout": self.cut_out}
+        for name in self.policy:
+            images = steps[name](images, draw)
+        return images
+
+    def change_colour(self, images: Tensor, draw: Draw) -> Tensor:
+        numbers = draw.uniform(3).to(images.dtype).mul(2).sub(1)
+        brightness, saturation, contrast = numbers.view(-1, 3, 1, 1, 1).unbind(1)
+        images = images + self.brightness * brightness
+        if images.shape[1] > 1:
+            grey = images.mean(1, keepdim=True)
+            images = grey + (1 + self.saturation * saturation) * (images - grey)
+        mean = images.mean((1, 2, 3), keepdim=True)
+        return mean + (1 + self.contrast * contrast) * (images - mean)
+
+    def move(self, images: Tensor, draw: Draw) -> Tensor:
+        numbers = draw.uniform(2).unbind(1)
+        for dim, number in zip((2, 3), numbers, strict=True):
+            side = images.shape[dim]
+            most = pixels(self.translation, side)
+            shift = number.mul(2 * most + 1).long() - most
+            source = torch.arange(side, device=images.device) - shift[:, None]  # (B, side)
+            shape = [len(images), 1, 1, 1]
+            shape[dim] = side
+            source = source.view(shape)
+            moved = images.gather(dim, source.clamp(0, side - 1).expand_as(images))
+            images = torch.where((source >= 0) & (source < side), moved, self.fill)
+        return images
+
+    def cut_out(self, images: Tensor, draw: Draw) -> Tensor:
+        hole = torch.ones((), dtype=torch.bool, device=images.device)
+        for dim, number in zip((2, 3), draw.uniform(2).unbind(1), strict=True):
+            side = images.shape[dim]
+            size = pixels(self.cutout, side)
+            centre = number.mul(side + (1 - size % 2)).long()
+            place = torch.arange(side, device=images.device) - centre[:, None] + size // 2
+            shape = [len(images), 1, 1, 1]
+            shape[dim] = side
+            hole = hole & ((place >= 0) & (place < size)).view(shape)
+        return torch.where(hole, self.fill, images)
+
+
+def pixels(share: float, side: int) -> int:
+    """Return the nearest whole number of pixels to a share of a side, halves upwards."""
+    return int(share * side + 0.5)
+
+
+GEOMETRY = ("flip", "rotate90", "translate", "scale", "rotate", "stretch", "shift")
+COLOUR = ("brightness", "contrast", "luma_flip", "hue", "saturation")
+
+
+class ADA(CriticAugmentation):
+    r"""Adaptive discriminator augmentation: as much of it as keeps the critic from overfitting (Karras et al. 2020).
+
+    Each operation is applied to each image independently with probability p, in this order (u uniform on [-1, 1), n
+    standard normal):
+
+    - ``flip`` left to right, or not; ``rotate90``: by a random multiple of 90 degrees; ``translate``: by whole
+      pixels, :math:`u / 8` of the sides;
+    - ``scale`` by :math:`2^{0.2 n}`; ``rotate`` by :math:`\pi u`, before and after stretching, each with
+      probability :math:`1 - \sqrt{1 - p}`; ``stretch``: width times and height divided by :math:`2^{0.2 n}`;
+      ``shift`` by :math:`n / 8` of the sides;
+    - ``brightness`` :math:`x + 0.2 n`; ``contrast`` :math:`2^{0.5 n} x`; ``luma_flip``: mirror the mean of the
+      channels at 0, or not; ``hue``: turn colours by :math:`\pi u` about the grey axis; ``saturation``: the
+      difference from grey times :math:`2^n`. The last two change nothing on grey images.
+
+    These are the paper's "bgc" set, of which ``operations`` may name fewer: digits do not survive flips and turns, and
+    augmentations that the generator could imitate "leak" into samples when p nears 1.
+
+    p starts at ``initial``, and after every ``interval`` critic steps that saw b real images it moves by
+
+    .. math:: p \leftarrow \mathrm{clip}(p + \mathrm{sign}(r_t - \mathrm{target}) \, b / \mathrm{adjust\_images}),
+        \qquad r_t = \overline{\mathrm{sign}(\mathrm{realness})}
+
+    with the mean over those steps and all ranks. :math:`r_t` is near 0 for a critic that cannot tell, 1 for one that
+    knows every real image.
+
+    All geometric operations of an image are one affine map, applied by one bilinear sampling with reflection at the
+    image's edges. The paper's pipe filters with wavelets around it, which suppresses aliasing when images shrink, and
+    blurs less: on small images expect somewhat softer results than the paper's. Images that no operation falls on stay
+    as they are bit for bit; with p = 0, all. On CUDA torch sums the gradient of the sampling in no fixed order, so runs
+    with geometric operations repeat there up to rounding only.
+
+    Args:
+        target: r_t aimed at; None keeps p at ``initial``.
+        adjust_images: real images over which p can move from 0 to 1 (the paper: 500,000; small data need fewer).
+        interval: critic steps between moves.
+        initial: p at the start.
+        maximum: highest p; leaks become likely above 0.8.
+        operations: names of the operations in use; their order does not matter.
+
+    Raises:
+        InputError: for an unknown operation or a number outside its range.
+    """
+
+    def __init__(
+        self,
+        target: float | None = 0.6,
+        adjust_images: int = 500_000,
+        interval: int = 4,
+        initial: float = 0.0,
+        maximum: float = 1.0,
+        operations: Sequence[str] = GEOMETRY + COLOUR,
+    ):
+        super().__init__()
+        self.operations = check_names(self, "operations", operations, GEOMETRY + COLOUR)
+        if target is not None and not -1 <= target <= 1:
+            raise InputError(f"ADA: target must be -1 to 1 (or null), got {target}")
+        for name, value in (("adjust_images", adjust_images), ("interval", interval)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"ADA: {name} must be a positive integer, got {value!r}")
+        if not 0 <= maximum <= 1:
+            raise InputError(f"ADA: maximum must be a probability between 0 and 1, got {maximum}")
+        if not 0 <= initial <= maximum:
+            raise InputError(f"ADA: initial must be between 0 and maximum ({maximum}), got {initial}")
+        self.target = target
+        self.adjust_images = adjust_images
+        self.interval = interval
+        self.initial = initial
+        self.maximum = maximum
+        self.register_buffer("p", torch.tensor(float(initial)))
+        self.register_buffer("signs", torch.tensor(0.0))  # sum over the steps since the last move
+        self.register_buffer("steps", torch.tensor(0))
+        self.register_buffer("images", torch.tensor(0))
+
+    @property
+    def strength(self) -> Tensor:
+        """The probability p, a scalar."""
+        return self.p.clone()  # the buffer itself goes on changing
+
+    def check(self, spec: ImageSpec) -> None:
+        """Raise InputError for images that are neither grey nor RGB, where a colour operation is in use."""
+        colour = [name for name in self.operations if name in COLOUR]
+        if colour and spec.channels not in (1, 3):
+            raise InputError(
+                f"ADA: colour operations ({', '.join(colour)}) need 1 or 3 channels, got {spec.channels}: "
+                "leave them out of operations"
+            )
+
+    @torch.no_grad()
+    def observe(self, realness: Tensor, images: int, mean: Callable[[Tensor], Tensor]) -> None:
+        if self.target is None:
+            return
+        self.signs += mean(realness.float().sign().mean())
+        self.steps += 1
+        self.images += images
+        # Decided on the device: asking whether it is time would make the host wait at every step.
+        due = self.steps == self.interval
+        move = (self.signs / self.steps - self.target).sign() * self.images / self.adjust_images
+        self.p.copy_(torch.where(due, (self.p + move).clamp(0, self.maximum), self.p))
+        for total in (self.signs, self.steps, self.images):
+            total.mul_(~due)
+
+    def forward(self, images: Tensor, draw: Draw) -> Tensor:
+        with torch.autocast(images.device.type, enabled=False):
+            # All numbers at once, whichever operations are in use: two copies to the device instead of twenty.
+            uniform, normal = iter(draw.uniform(21).unbind(1)), iter(draw.normal(7).unbind(1))
+            changed = images.to(torch.promote_types(images.dtype, torch.float32))
+            changed = self.change_geometry(changed, uniform, normal)
+            changed = self.change_colour(changed, uniform, normal)
+        return changed.to(images.dtype)
+
+    def choose(self, name: str, chance: Tensor, value: Tensor, neutral: float, p: Tensor | None = None) -> Tensor:
+        """Return (B,): ``value`` where a uniform ``chance`` falls below p and the operation is in use, else neutral."""
+        if name not in self.operations:
+            return torch.full_like(value, neutral)
+        return torch.where(chance < (self.p if p is None else p), value, neutral)
+
+    def change_geometry(self, images: Tensor, uniform: Iterator[Tensor], normal: Iterator[Tensor]) -> Tensor:
+        choose, height, width = self.choose, *images.shape[2:]
+        once = 1 - (1 - self.p).sqrt()
+        mirror = choose("flip", next(uniform), random_sign(next(uniform)), 1)
+        quarters = choose("rotate90", next(uniform), next(uniform).mul(4).floor(), 0)
+        chance = next(uniform)
+        right = choose("translate", chance, symmetric(next(uniform)).mul(width / 8).round(), 0)
+        down = choose("translate", chance, symmetric(next(uniform)).mul(height / 8).round(), 0)
+        size = choose("scale", next(uniform), torch.exp2(0.2 * next(normal)), 1)
+        first = choose("rotate", next(uniform), math.pi * symmetric(next(uniform)), 0, once)
+        stretch = choose("stretch", next(uniform), torch.exp2(0.2 * next(normal)), 1)
+        second = choose("rotate", next(uniform), math.pi * symmetric(next(uniform)), 0, once)
+        chance = next(uniform)
+        further_right = choose("shift", chance, next(normal) * (width / 8), 0)
+        further_down = choose("shift", chance, next(normal) * (height / 8), 0)
+        if set(GEOMETRY).isdisjoint(self.operations):
+            return images
+        # Each factor undoes its operation: the inverse of a product has its factors in the order of application.
+        inverse = (
+            scaling(mirror, torch.ones_like(mirror))
+            @ rotation(-math.pi / 2 * quarters)
+            @ translation(-right, -down)
+            @ scaling(1 / size, 1 / size)
+            @ rotation(-first)
+            @ scaling(1 / stretch, stretch)
+            @ rotation(-second)
+            @ translation(-further_right, -further_down)
+        )
+        moved = (inverse != torch.eye(3, device=inverse.device)).flatten(1).any(1)
+        return torch.where(moved.view(-1, 1, 1, 1), warp(images, inverse), images)
+
+    def change_colour(self, images: Tensor, uniform: Iterator[Tensor], normal: Iterator[Tensor]) -> Tensor:
+        choose, dtype = self.choose, images.dtype
+        brightness = choose("brightness", next(uniform), 0.2 * next(normal), 0)
+        contrast = choose("contrast", next(uniform), torch.exp2(0.5 * next(normal)), 1)
+        mirror = choose("luma_flip", next(uniform), random_sign(next(uniform)), 1)
+        hue = choose("hue", next(uniform), math.pi * symmetric(next(uniform)), 0)
+        saturation = choose("saturation", next(uniform), torch.exp2(next(normal)), 1)
+        if set(COLOUR).isdisjoint(self.operations):
+            return images
+        scale = (contrast * mirror).to(dtype).view(-1, 1, 1, 1)
+        offset = (contrast * mirror * brightness).to(dtype).view(-1, 1, 1, 1)
+        if images.shape[1] == 1:
+            return scale * images + offset  # 1 * x + 0 is x bit for bit
+        # Each operation scales and shifts grey, and scales or turns the rest, so the order of the last four is free.
+        grey = images.mean(1, keepdim=True)
+        rest = images - grey
+        across = (rest.roll(1, 1) - rest.roll(-1, 1)) / math.sqrt(3)  # cross product with the unit vector of grey
+        cosine, sine = ((contrast * saturation * f(hue)).to(dtype).view(-1, 1, 1, 1) for f in (torch.cos, torch.sin))
+        changed = (brightness != 0) | (contrast != 1) | (mirror != 1) | (hue != 0) | (saturation != 1)
+        return torch.where(changed.view(-1, 1, 1, 1), scale * grey + offset + cosine * rest + sine * across, images)
+
+
+def symmetric(uniform: Tensor) -> Tensor:
+    """Map [0, 1) to [-1, 1)."""
+    return 2 * uniform - 1
+
+
+def random_sign(uniform: Tensor) -> Tensor:
+    """Map [0, 1/2) to 1 and [1/2, 1) to -1."""
+    return 1 - 2 * uniform.mul(2).floor()
+
+
+def matrices(*entries: Tensor) -> Tensor:
+    """Return (B, 3, 3) from the nine entries (B,), row by row."""
+    return torch.stack(entries, 1).unflatten(1, (3, 3))
+
+
+def scaling(right: Tensor, down: Tensor) -> Tensor:
+    zero, one = torch.zeros_like(right), torch.ones_like(right)
+    return matrices(right, zero, zero, zero, down, zero, zero, zero, one)
+
+
+def rotation(angle: Tensor) -> Tensor:
+    zero, one, cosine, sine = torch.zeros_like(angle), torch.ones_like(angle), angle.cos(), angle.sin()
+    return matrices(cosine, -sine, zero, sine, cosine, zero, zero, zero, one)
+
+
+def translation(right: Tensor, down: Tensor) -> Tensor:
+    zero, one = torch.zeros_like(right), torch.ones_like(right)
+    return matrices(one, zero, right, zero, one, down, zero, zero, one)
+
+
+def warp(images: Tensor, inverse: Tensor) -> Tensor:
+    """Return images (B, C, H, W) whose place x shows what the given images have at ``inverse`` x, interpolated.
+
+    Args:
+        images: the images, continued by reflection at their edges.
+        inverse: affine maps (B, 3, 3) of (right, down, 1) in pixels from the centre.
+    """
+    height, width = images.shape[2:]
+    inverse = in_half_sides(inverse, height, width).to(images.dtype)
+    grid = F.affine_grid(inverse[:, :2], list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def in_half_sides(maps: Tensor, height: int, width: int) -> Tensor:
+    """Return maps (B, 3, 3) of pixels from the centre as maps of half sides from the centre: torch's coordinates."""
+    a, b, right, c, d, down, *last = maps.flatten(1).unbind(1)
+    return matrices(a, b * (height / width), right * (2 / width), c * (width / height), d, down * (2 / height), *last)

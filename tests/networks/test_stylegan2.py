@@ -1,0 +1,455 @@
+"""StyleGAN2: modulation, equalised rates, noise, skips and minibatch deviation, each against something independent."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.signal import convolve2d
+from torch import nn
+
+from lightning_gen.errors import InputError
+from lightning_gen.networks.stylegan2 import (
+    EqualisedConv2d,
+    EqualisedLinear,
+    Resample,
+    ResidualDown,
+    StyledConv,
+    StyleGAN2Discriminator,
+    StyleGAN2Generator,
+    filter_matrix,
+    minibatch_deviation,
+    modulated_conv2d,
+    pixel_norm,
+)
+from lightning_gen.spec import ImageSpec
+
+GREY = ImageSpec(1, 8, 8)
+DIGITS = ImageSpec(1, 8, 8, 17, num_classes=3)
+
+
+def small_generator(spec=GREY, **options):
+    return StyleGAN2Generator(spec, **{"style_dim": 6, "mapping_layers": 2, "width": 4, "max_width": 8, **options})
+
+
+def small_discriminator(spec=GREY, **options):
+    return StyleGAN2Discriminator(spec, **{"width": 4, "max_width": 8, **options})
+
+
+def latents(generator, n, dtype=torch.float32):
+    return torch.randn(n, generator.latent_dim, dtype=dtype)
+
+
+@torch.no_grad()
+def perturb(network: nn.Module) -> nn.Module:
+    """Move every parameter: zeros at the start hide what does not work."""
+    for parameter in network.parameters():
+        parameter.add_(torch.randn_like(parameter) * 0.3)
+    return network
+
+
+def directional_derivatives(value, network: nn.Module) -> tuple[float, float]:
+    """Return the derivative of ``value()`` along one random direction of parameters: autograd's, and by differences."""
+    parameters = list(network.parameters())
+    direction = [torch.randn_like(p) for p in parameters]
+    gradients = torch.autograd.grad(value(), parameters, allow_unused=True)
+    exact = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True) if g is not None)
+
+    def moved(step):
+        with torch.no_grad():
+            for p, d in zip(parameters, direction, strict=True):
+                p.add_(step * d)
+        there = value().detach()
+        with torch.no_grad():
+            for p, d in zip(parameters, direction, strict=True):
+                p.sub_(step * d)
+        return there
+
+    step = 1e-6
+    return float(exact), float((moved(step) - moved(-step)) / (2 * step))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("size", "start"), [(8, 4), (28, 7), (32, 4), (64, 4)])
+def test_the_pair_makes_and_judges_images_of_every_size(size, start, channels):
+    spec = ImageSpec(channels, size, size)
+    generator, discriminator = small_generator(spec), small_discriminator(spec)
+    sides, side = [start], start
+    while side < size:
+        side *= 2
+        sides += [side, side]
+    assert generator.latent_dim == 6 + sum(s * s for s in sides)
+    assert generator.num_styles == len(sides) + 1
+    images = generator(latents(generator, 5))
+    assert images.shape == (5, *spec.shape)
+    assert images.dtype == torch.float32
+    assert 0.01 < images.std() < 10
+    scores = discriminator(images)
+    assert scores.shape == (5,)
+    assert scores.unique().numel() == 5  # images of one group share the deviation, not the score
+
+
+@pytest.mark.parametrize("up", [False, True])
+def test_modulated_convolution_is_a_convolution_with_weights_of_each_image(up):
+    x = torch.randn(3, 4, 5, 5, dtype=torch.float64)
+    weight = torch.randn(6, 4, 3, 3, dtype=torch.float64)
+    style = torch.randn(3, 4, dtype=torch.float64)
+    blur = Resample(filter_matrix(11, 10, -1, gain=2, extend=False)).double() if up else None
+    y, factors = modulated_conv2d(x, weight, style, blur)
+    for image, s, result in zip(x.numpy(), style.numpy(), (y * factors).numpy(), strict=True):
+        modulated = weight.numpy() * s[None, :, None, None]
+        demodulated = modulated / np.sqrt((modulated**2).sum((1, 2, 3), keepdims=True) + 1e-8)
+        for output, expected in zip(demodulated, result, strict=True):
+            total = 0
+            for plane, kernel in zip(image, output, strict=True):
+                if up:
+                    spread = np.zeros((9, 9))
+                    spread[::2, ::2] = plane
+                    full = convolve2d(spread, kernel)  # 11 x 11
+                    line = np.array([1, 3, 3, 1]) / 4
+                    total = total + convolve2d(full, np.outer(line, line))[2:12, 2:12]
+                else:
+                    total = total + convolve2d(plane, kernel[::-1, ::-1], mode="same")
+            np.testing.assert_allclose(expected, total, rtol=1e-10, atol=1e-10)
+
+
+def test_demodulated_maps_have_unit_variance_whatever_the_style():
+    x = torch.randn(2, 64, 32, 32)
+    style = torch.rand(2, 64) * torch.tensor([[0.01], [100.0]])
+    y, factors = modulated_conv2d(x, torch.randn(32, 64, 3, 3), style)
+    inner = (y * factors)[:, :, 1:-1, 1:-1]
+    torch.testing.assert_close(inner.var((1, 2, 3)), torch.ones(2), rtol=0.05, atol=0)
+
+
+def test_a_styled_layer_adds_noise_and_bias_before_the_leaky_rectifier():
+    layer = perturb(StyledConv(3, 4, 5, side=6, up=False, noise=True)).double()
+    x, style, noise = (torch.randn(*shape, dtype=torch.float64) for shape in [(2, 3, 6, 6), (2, 5), (2, 36)])
+    y, factors = modulated_conv2d(x, layer.weight / math.sqrt(27), layer.affine(style))
+    y = y * factors + layer.strength * noise.view(2, 1, 6, 6) + layer.bias.view(1, 4, 1, 1)
+    torch.testing.assert_close(layer(x, style, noise), math.sqrt(2) * F.leaky_relu(y, 0.2))
+
+
+@pytest.mark.parametrize("side", [4, 14])
+def test_doubling_is_bilinear_interpolation(side):
+    x = torch.randn(2, 3, side, side, dtype=torch.float64)
+    torch.testing.assert_close(
+        Resample.up(side).double()(x), F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+    )
+
+
+@pytest.mark.parametrize("side", [8, 14])
+def test_halving_is_a_blur_and_every_second_pixel(side):
+    x = torch.randn(2, 3, side, side, dtype=torch.float64)
+    line = torch.tensor([1, 3, 3, 1], dtype=torch.float64) / 8
+    kernel = torch.outer(line, line).expand(3, 1, 4, 4)
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    torch.testing.assert_close(Resample.down(side).double()(x), F.conv2d(padded, kernel, stride=2, groups=3))
+
+
+def test_resampling_keeps_constants_and_is_not_stored():
+    for resample, side, result in (
+        (Resample.up(7), 7, 14),
+        (Resample.down(14), 14, 7),
+        (Resample(filter_matrix(14, 15, -2)), 14, 15),
+    ):
+        torch.testing.assert_close(resample(torch.ones(1, 1, side, side)), torch.ones(1, 1, result, result))
+        assert not resample.state_dict()
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.01])
+@pytest.mark.parametrize("inputs", [4, 256])
+def test_equalised_layers_keep_variance_whatever_the_fan_in(inputs, rate):
+    linear = EqualisedLinear(inputs, 2000, rate)
+    assert float(linear.weight.detach().std()) == pytest.approx(1 / rate, rel=0.05)
+    assert float(linear(torch.randn(500, inputs)).detach().std()) == pytest.approx(1, rel=0.1)
+    convolution = EqualisedConv2d(inputs, 64, 3, gain=1.0)
+    assert float(convolution.weight.detach().std()) == pytest.approx(1, rel=0.05)
+    assert float(convolution(torch.randn(20, inputs, 12, 12)).detach().std()) == pytest.approx(1, rel=0.1)
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.01])
+@pytest.mark.parametrize("inputs", [4, 256])
+def test_one_step_of_adam_changes_equalised_weights_by_the_same_share(inputs, rate):
+    linear = EqualisedLinear(inputs, 64, rate).double()
+    eye = torch.eye(inputs, dtype=torch.float64)
+    before = (linear(eye) - linear(torch.zeros_like(eye))).detach()
+    optimizer = torch.optim.Adam(linear.parameters(), lr=1e-3)
+    (linear(eye) * torch.randn(inputs, 64, dtype=torch.float64)).sum().backward()
+    optimizer.step()
+    after = (linear(eye) - linear(torch.zeros_like(eye))).detach()
+    share = (after - before).abs().mean() / before.std()  # Adam's first step is lr times the sign of the gradient
+    assert float(share) == pytest.approx(1e-3 * rate, rel=0.1)
+
+
+def test_a_constant_bias_is_not_scaled_away():
+    linear = EqualisedLinear(3, 2, rate=0.01, bias=1.0)
+    torch.testing.assert_close(linear(torch.zeros(1, 3)), torch.ones(1, 2))
+
+
+def test_pixel_norm_gives_rows_of_mean_square_one_and_ignores_scale():
+    x = torch.randn(5, 7, dtype=torch.float64) * 3
+    rows = pixel_norm(x).numpy()
+    np.testing.assert_allclose(rows, x / (np.linalg.norm(x, axis=1, keepdims=True) / math.sqrt(7)), rtol=1e-6)
+    torch.testing.assert_close(pixel_norm(x * 100), pixel_norm(x), rtol=1e-6, atol=1e-8)
+    assert not pixel_norm(torch.zeros(2, 3)).any()
+
+
+def test_only_the_direction_of_z_counts():
+    generator = small_generator(noise=False)
+    z = latents(generator, 3)
+    torch.testing.assert_close(generator(z), generator(5 * z), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(generator(z), generator(-z), rtol=1e-2)
+
+
+def test_forward_is_a_pure_function_of_the_latent():
+    generator = perturb(small_generator())
+    latent = latents(generator, 4)
+    state = torch.get_rng_state()
+    first = generator(latent)
+    generator.eval()
+    assert torch.equal(generator(latent), first)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.testing.assert_close(generator(latent.flip(0)).flip(0), first)  # each image is of its own latent
+
+
+def test_noise_counts_only_with_a_strength():
+    generator = small_generator()
+    latent = latents(generator, 2)
+    other = torch.cat([latent[:, :6], torch.randn(2, generator.noise_dim)], 1)
+    assert torch.equal(generator(latent), generator(other))  # strengths start at zero
+    places = latent[:1].repeat(len(generator.layers), 1)
+    with torch.no_grad():
+        for layer in generator.layers:
+            layer.strength.fill_(0.5)
+    assert not torch.allclose(generator(latent), generator(other), atol=1e-3)
+    # The noise of every layer is used, and that of the last one acts near its own pixel alone.
+    first = generator.style_dim
+    for row, size in enumerate(generator.noise_sizes):
+        places[row, first] += 1
+        first += size
+    assert first == generator.latent_dim
+    changes = (generator(places) - generator(latent[:1])).abs().flatten(1).amax(1)
+    assert (changes > 1e-4).all()
+    latent[0, -1] += 1
+    changed = (generator(latent) - generator(torch.cat([latent[:, :-1], latent[:, -1:] - 1], 1)))[0, 0].abs() > 1e-6
+    assert changed[-1, -1]
+    assert changed.sum() == 1
+
+
+def test_without_noise_the_latent_is_z_alone():
+    generator = small_generator(noise=False)
+    assert generator.latent_dim == 6
+    z, noise = generator.split(latents(generator, 3))
+    assert z.shape == (3, 6)
+    assert noise.shape == (3, 0)
+    assert not any("strength" in name for name, _ in generator.named_parameters())
+    w = generator.styles(z)
+    assert torch.equal(generator.synthesise(w), generator.synthesise(w, noise))
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_forward_is_the_composition_of_its_parts(conditional):
+    generator = perturb(small_generator(DIGITS, conditional=conditional))
+    latent, labels = latents(generator, 4), torch.tensor([0, 1, 2, 0]) if conditional else None
+    z, noise = generator.split(latent)
+    w = generator.styles(z, labels)
+    assert w.shape == (4, generator.num_styles, 6)
+    assert torch.equal(w, w[:, :1].expand_as(w))
+    assert torch.equal(generator.synthesise(w, noise), generator(latent, labels))
+
+
+def test_rows_of_styles_are_those_of_layers():
+    """Changing row l changes no layer before l: what style mixing by rows would want."""
+    generator = small_generator(ImageSpec(1, 16, 16), noise=False)
+    w = generator.styles(latents(generator, 1)).clone()
+    seen = []
+    parts = [*generator.layers, *generator.to_image]
+    for part in parts:
+        part.register_forward_hook(lambda _, inputs, output: seen.append((inputs[1], output.detach().clone())))
+    generator.synthesise(w)
+    before, seen[:] = [output for _, output in seen], []
+    for row in range(generator.num_styles):
+        changed = w.clone()
+        changed[:, row] += 1
+        generator.synthesise(changed)
+        used = [torch.equal(style, changed[:, row]) for style, _ in seen]
+        different = [not torch.equal(output, old) for (_, output), old in zip(seen, before, strict=True)]
+        assert any(used)
+        assert different.index(True) == used.index(True)
+        seen.clear()
+
+
+def test_the_image_is_the_sum_of_every_resolution_doubled_up():
+    generator = perturb(small_generator(ImageSpec(3, 28, 28))).double()
+    parts = []
+    for to_image in generator.to_image:
+        to_image.register_forward_hook(lambda *call: parts.append(call[-1]))
+    images = generator(latents(generator, 2, torch.float64))
+    total = 0
+    for part in parts:
+        while part.shape[-1] < 28:
+            part = F.interpolate(part, scale_factor=2, mode="bilinear", align_corners=False)
+        total = total + part
+    assert len(parts) == 3
+    torch.testing.assert_close(images, total)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_truncation_moves_styles_towards_their_mean(conditional):
+    generator = small_generator(DIGITS, conditional=conditional)
+    z = torch.randn(20_000, 6)
+    labels = torch.full((20_000,), 2) if conditional else None
+    state = torch.get_rng_state()
+    w = generator.styles(z, labels).detach()
+    mean = generator.styles(z, labels, psi=0.0).detach()
+    half = generator.styles(z, labels, psi=0.5)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.testing.assert_close(mean[0], w.mean(0), rtol=0, atol=0.05 * float(w.std()))
+    torch.testing.assert_close(half, (mean + w) / 2)
+    if conditional:
+        others = generator.styles(z[:1], torch.tensor([0]), psi=0.0)
+        assert not torch.allclose(others[0], mean[0], atol=0.1 * float(w.std()))
+    latent = latents(generator, 3)
+    labels = None if labels is None else labels[:3]
+    z, noise = generator.split(latent)
+    assert torch.equal(
+        generator(latent, labels, psi=0.7), generator.synthesise(generator.styles(z, labels, 0.7), noise)
+    )
+
+
+def test_conditional_networks_depend_on_the_class():
+    generator, discriminator = small_generator(DIGITS, conditional=True), small_discriminator(DIGITS, conditional=True)
+    latent = latents(generator, 1).expand(3, -1)
+    images = generator(latent, torch.arange(3))
+    assert images.flatten(1).unique(dim=0).shape[0] == 3
+    scores = discriminator(images[:1].expand(3, -1, -1, -1), torch.arange(3))
+    assert scores.unique().numel() == 3
+    for network in (generator, discriminator):
+        assert network.conditional
+        with pytest.raises(InputError, match=f"{type(network).__name__} is class-conditional: give labels"):
+            network(latent if network is generator else images)
+    assert not small_generator(DIGITS).conditional
+    assert not small_discriminator(DIGITS).conditional
+
+
+def test_a_conditional_score_is_the_scaled_projection_on_the_mapped_class():
+    discriminator = small_discriminator(DIGITS, conditional=True)
+    outputs = []
+    discriminator.score.register_forward_hook(lambda *call: outputs.append(call[-1]))
+    discriminator.mapping.register_forward_hook(lambda *call: outputs.append(call[-1]))
+    scores = discriminator(torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 1, 2]))
+    features, classes = (output.detach().numpy() for output in outputs)
+    np.testing.assert_allclose(scores.detach(), (features * classes).sum(1) / math.sqrt(8), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 5, 8, 10])
+def test_minibatch_deviation_is_that_of_each_group(n):
+    x = torch.randn(n, 3, 2, 2, dtype=torch.float64)
+    groups = -(-n // 4)
+    expected = np.empty(n)
+    for group in range(groups):
+        members = list(range(group, n, groups))
+        assert len(members) <= 4
+        deviations = [
+            np.sqrt(np.var([x[i, c, h, w].item() for i in members]) + 1e-8)
+            for c in range(3)
+            for h in range(2)
+            for w in range(2)
+        ]
+        expected[members] = np.mean(deviations)
+    result = minibatch_deviation(x)
+    assert result.shape == (n, 1, 2, 2)
+    np.testing.assert_allclose(result.numpy(), np.broadcast_to(expected[:, None, None, None], (n, 1, 2, 2)), rtol=1e-9)
+
+
+def test_scores_are_of_the_image_alone_only_without_minibatch_deviation():
+    images = torch.randn(4, 1, 8, 8)
+    alone, together = small_discriminator(minibatch_std=False), small_discriminator()
+    torch.testing.assert_close(alone(images[:1]), alone(images)[:1], rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(together(images[:1]), together(images)[:1], rtol=1e-3)
+    torch.testing.assert_close(together(images.flip(0)).flip(0), together(images), rtol=1e-4, atol=1e-6)
+    twins = images[:1].expand(4, -1, -1, -1).clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(together(twins).sum(), twins)
+    assert torch.isfinite(gradient).all()  # the root of a variance of zero
+
+
+def test_a_residual_block_keeps_the_power_of_smooth_maps():
+    block = ResidualDown(256, 256, 16)
+    x = torch.randn(8, 256, 1, 1).expand(-1, -1, 16, 16)  # blurring does nothing to it
+    inside = block(x)[:, :, 3:-3, 3:-3]  # away from the zeros around the convolutions
+    leak = 1 + 0.2**2  # of each rectifier, on top of what the gain sqrt(2) restores
+    assert float(inside.detach().square().mean()) == pytest.approx((1 + leak**2) / 2, rel=0.05)
+
+
+@pytest.mark.parametrize("minibatch_std", [False, True])
+@pytest.mark.parametrize("conditional", [False, True])
+def test_the_discriminator_can_be_differentiated_twice(conditional, minibatch_std):
+    options = {"conditional": conditional, "minibatch_std": minibatch_std}
+    discriminator = perturb(small_discriminator(DIGITS, **options)).double()
+    images = torch.randn(3, 1, 8, 8, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2]) if conditional else None
+
+    def penalty():
+        x = images.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(discriminator(x, labels).sum(), x, create_graph=True)
+        return gradient.square().sum()
+
+    exact, differences = directional_derivatives(penalty, discriminator)
+    assert exact == pytest.approx(differences, rel=1e-4)
+
+
+def test_the_generator_can_be_differentiated_twice_by_its_styles():
+    generator = perturb(small_generator()).double()
+    z, noise = generator.split(latents(generator, 2, torch.float64))
+    direction = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+
+    def path_length():
+        w = generator.styles(z)
+        (gradient,) = torch.autograd.grad((generator.synthesise(w, noise) * direction).sum(), w, create_graph=True)
+        return gradient.square().sum()
+
+    exact, differences = directional_derivatives(path_length, generator)
+    assert exact == pytest.approx(differences, rel=1e-4)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_gradients_reach_every_parameter(conditional):
+    generator = small_generator(DIGITS, conditional=conditional)
+    discriminator = small_discriminator(DIGITS, conditional=conditional)
+    labels = torch.tensor([0, 1, 2, 0]) if conditional else None
+    discriminator(generator(latents(generator, 4), labels), labels).square().sum().backward()
+    for network in (generator, discriminator):
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().max() > 0, name
+
+
+def test_bfloat16_autocast_stays_near_full_precision():
+    generator, discriminator = perturb(small_generator()), small_discriminator()
+    latent = latents(generator, 8)
+    images, scores = generator(latent), discriminator(generator(latent))
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = generator(latent)
+        rough_scores = discriminator(rough)
+    rough_scores.float().sum().backward()
+    assert ((rough.float() - images).std() / images.std()).item() < 0.05
+    assert ((rough_scores.float() - scores).std() / scores.std()).item() < 0.2
+
+
+@pytest.mark.parametrize("network", [StyleGAN2Generator, StyleGAN2Discriminator])
+@pytest.mark.parametrize(
+    ("spec", "options", "message"),
+    [
+        (ImageSpec(1, 8, 16), {}, "square images only, got 8x16"),
+        (ImageSpec(1, 9, 9), {}, "needs a side of .* got 9"),
+        (ImageSpec(3, 256, 256), {}, "at most 128 .* got 256"),
+        (GREY, {"width": 0}, "width must be a positive integer, got 0"),
+        (GREY, {"max_width": 1.5}, "max_width must be a positive integer, got 1.5"),
+        (GREY, {"mapping_layers": 0}, "mapping_layers must be a positive integer, got 0"),
+        (GREY, {"conditional": True}, "conditional needs"),
+    ],
+)
+def test_what_it_cannot_do_is_refused_by_name(network, spec, options, message):
+    with pytest.raises(InputError, match=f"{network.__name__}.*{message}"):
+        network(spec, **options)
