@@ -2,6 +2,7 @@
 
 from lightning_gen.callbacks.budget import Budget
 from lightning_gen.callbacks.checkpoints import Checkpoints
+from lightning_gen.callbacks.diagnostics import CollapseMonitor, Diagnostics
 from lightning_gen.callbacks.ema import EMA
 from lightning_gen.callbacks.evaluation import GenerativeEvaluation
 from lightning_gen.callbacks.exact_resume import ExactResume
@@ -16,6 +17,8 @@ __all__ = [
     "EMA",
     "Budget",
     "Checkpoints",
+    "CollapseMonitor",
+    "Diagnostics",
     "ExactResume",
     "GenerativeEvaluation",
     "GracefulStop",

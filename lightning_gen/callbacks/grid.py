@@ -64,7 +64,7 @@ class SampleGrid(Callback):
 
     Args:
         n: images in the grid; 0 for none.
-        columns: images per row; null for the squarest grid.
+        columns: images per row; null for a class per column, or the squarest grid without classes.
 
     Raises:
         InputError: for numbers out of range.
@@ -86,12 +86,15 @@ class SampleGrid(Callback):
         if not wanted or not isinstance(pl_module, GenerativeModule):
             return
         labels = None
-        if pl_module.spec.num_classes:
+        if pl_module.conditional:
             labels = torch.arange(self.n, device=pl_module.device) % pl_module.spec.num_classes
         generator = torch.Generator(pl_module.device).manual_seed(keyed_seed(pl_module.seed, "grid"))
         with evaluating(pl_module):
             levels = pl_module.sample(self.n, labels, generator=generator)
-        sheet = grid_picture(levels, pl_module.spec, self.columns)
+        columns = self.columns
+        if columns is None and pl_module.conditional:  # a class per column
+            columns = min(pl_module.spec.num_classes, self.n)
+        sheet = grid_picture(levels, pl_module.spec, columns)
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_png(sheet, self.folder / f"{pl_module.images_seen:012d}.png")

@@ -103,6 +103,8 @@ class Recorder(Callback):
             if value == value and (known is None or (value > known if higher else value < known)):
                 self.best[name] = value
 
+    note_details = note_figures
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.folder is None:
             return

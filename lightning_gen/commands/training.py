@@ -29,6 +29,8 @@ from lightning_gen.callbacks import (
     EMA,
     Budget,
     Checkpoints,
+    CollapseMonitor,
+    Diagnostics,
     ExactResume,
     GenerativeEvaluation,
     GracefulStop,
@@ -68,6 +70,8 @@ TITLES = {
     "ema": "ema: average of the weights, used for evaluation and sampling",
     "evaluation": "evaluation: samples are scored every so many images, and in validate and test",
     "checkpoint": "checkpoint: checkpoints/last.ckpt, and best.ckpt by a monitored figure",
+    "diagnostics": "diagnostics: how training stands, in the model's own figures, at each evaluation",
+    "collapse": "collapse: a warning when the figures say that training collapses",
     "grid": "grid: samples/<images seen>.png at each evaluation, always of the same latents",
     "run": "run: where it is kept, what logs it",
     "trainer": "trainer: devices, precision and further options of Lightning's Trainer",
@@ -104,7 +108,8 @@ class RunOptions:
 
 
 class TrainingCLI(LightningCLI):
-    """LightningCLI in subclass mode, with the groups run, budget, schedule, ema, evaluation, checkpoint and grid."""
+    """LightningCLI in subclass mode, with the groups run, budget, schedule, ema, evaluation, diagnostics,
+    collapse, checkpoint and grid."""
 
     def __init__(self, verb: str, args: Sequence[str]):
         self.verb = verb
@@ -141,6 +146,8 @@ class TrainingCLI(LightningCLI):
         parser.add_lightning_class_args(LearningRate, "schedule")
         parser.add_lightning_class_args(EMA, "ema")
         parser.add_lightning_class_args(GenerativeEvaluation, "evaluation")
+        parser.add_lightning_class_args(Diagnostics, "diagnostics")
+        parser.add_lightning_class_args(CollapseMonitor, "collapse")
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_lightning_class_args(SampleGrid, "grid")
         parser.add_class_arguments(RunOptions, "run")

@@ -12,7 +12,9 @@ TRAINING = {
 }
 COMMANDS = {
     "sample": "draw images from a checkpoint:  lightning sample CKPT --n 64 --out DIR",
-    "evaluate": "score a checkpoint:  lightning evaluate CKPT --n 2000 --json out.json",
+    "evaluate": "score a checkpoint, or folders:  lightning evaluate CKPT --n 2000 --json out.json",
+    "interpolate": "a picture of images between random latents:  lightning interpolate CKPT --out between.png",
+    "animate": "a run's sample grids as a moving picture:  lightning animate RUN --out run.gif",
     "export": "write a classifier's weights for metrics:  lightning export CKPT FILE.safetensors",
 }
 

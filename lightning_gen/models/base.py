@@ -188,6 +188,15 @@ class ImageModule(LightningModule):
         rank, _ = self.ranks
         return slice(rank * n, (rank + 1) * n)
 
+    def mean_over_ranks(self, value: Tensor) -> Tensor:
+        """Return the mean of a detached tensor over all ranks, the same on each; to be called on all of them."""
+        _, world = self.ranks
+        if world == 1:
+            return value
+        total = value.detach().clone()
+        torch.distributed.all_reduce(total)
+        return total / world
+
     # --- training -------------------------------------------------------------------------------------------------
 
     def count_images(self, batch: Batch, skipped: bool = False) -> None:
@@ -268,7 +277,12 @@ class ImageModule(LightningModule):
         return means
 
     def descend(
-        self, name: str, loss: Tensor, parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer
+        self,
+        name: str,
+        loss: Tensor,
+        parameters: Sequence[nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        clip: float | None = None,
     ) -> bool:
         """Take one optimizer step on ``parameters`` alone, or none on any rank where something is not finite.
 
@@ -280,6 +294,7 @@ class ImageModule(LightningModule):
             loss: scalar, the mean over this rank's batch.
             parameters: what the optimizer moves.
             optimizer: a plain torch optimizer.
+            clip: largest norm of the gradient, over all parameters and ranks; a longer one is scaled down to it.
 
         Returns:
             Whether the step was taken.
@@ -300,6 +315,10 @@ class ImageModule(LightningModule):
             finite_loss = bool(torch.isfinite(loss))
             self.report_skip(f"the gradient of the {name} loss" if finite_loss else f"the {name} loss ({float(loss)})")
             return False
+        if clip is not None:
+            # Not in place: gradients of terms of a sum may share their memory.
+            scaled = torch._foreach_mul([g for _, g in used], (clip / norm).clamp(max=1.0))
+            used = [(p, g) for (p, _), g in zip(used, scaled, strict=True)]
         for parameter, gradient in used:
             parameter.grad = gradient
         optimizer.step()
@@ -330,7 +349,9 @@ class ImageModule(LightningModule):
             kwargs = {key: item for key, item in kwargs.items() if key in ("on_step", "on_epoch", "batch_size")}
             super().log("step", torch.tensor(self.images_seen, dtype=torch.float64), **kwargs)
 
-    def report(self, figures: dict[str, float], higher_is_better: dict[str, bool] | None = None) -> None:
+    def report(
+        self, figures: dict[str, float], higher_is_better: dict[str, bool] | None = None, detail: bool = False
+    ) -> None:
         """Give the figures of an evaluation to loggers, to callbacks that monitor them, and to the run's summary.
 
         Call it at the end of a validation or test epoch, on all ranks, with figures that are equal on all of them.
@@ -338,6 +359,7 @@ class ImageModule(LightningModule):
         Args:
             figures: value by name, such as ``val/accuracy``.
             higher_is_better: for the names of which a best value is to be kept.
+            detail: whether they are too many for the line on the screen.
         """
         for name, value in figures.items():
             if value != value:
@@ -347,8 +369,8 @@ class ImageModule(LightningModule):
             for logger in self.trainer.loggers:
                 logger.log_metrics(figures, step=self.images_seen)
         for callback in self.trainer.callbacks:
-            if hasattr(callback, "note_figures"):
-                callback.note_figures(figures, higher_is_better or {})
+            if note := getattr(callback, "note_details" if detail else "note_figures", None):
+                note(figures, higher_is_better or {})
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
@@ -452,6 +474,19 @@ class GenerativeModule(ImageModule, ABC):
         Returns:
             levels (n, C, H, W), uint8, on the model's device.
         """
+
+    def check_labels(self, labels: Tensor, n: int) -> Tensor:
+        """Return ``labels`` on this device if they are ``n`` classes of this model's images.
+
+        Raises:
+            InputError: for another number of them, or a class that does not exist.
+        """
+        if labels.shape != (n,) or labels.dtype.is_floating_point:
+            raise InputError(f"labels: expected {n} whole numbers, got {labels.dtype} of shape {tuple(labels.shape)}")
+        if n and not 0 <= int(labels.min()) <= int(labels.max()) < self.spec.num_classes:
+            wrong = labels[(labels < 0) | (labels >= self.spec.num_classes)][0]
+            raise InputError(f"labels: there is no class {int(wrong)}: classes are 0 .. {self.spec.num_classes - 1}")
+        return labels.to(self.device, torch.int64)
 
     def fresh_generator(self) -> torch.Generator:
         """Return a generator on this device, seeded from torch's global one."""

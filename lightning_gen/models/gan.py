@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,9 +11,20 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_gen.data import Batch
+from lightning_gen.draw import Draw
 from lightning_gen.errors import InputError
 from lightning_gen.models.base import GenerativeModule, evaluating
-from lightning_gen.objectives import AdversarialLoss, NonSaturating, Penalty
+from lightning_gen.objectives import (
+    AdversarialLoss,
+    AuxiliaryClassifier,
+    CriticAugmentation,
+    CriticStep,
+    GeneratorPenalty,
+    GeneratorStep,
+    NonSaturating,
+    Penalty,
+    check_double_backward,
+)
 from lightning_gen.samplers import LatentSampler
 from lightning_gen.spec import ImageSpec
 
@@ -20,8 +32,11 @@ from lightning_gen.spec import ImageSpec
 class GAN(GenerativeModule):
     r"""Generative adversarial network, :math:`\min_G \max_D` of a pair of losses (Goodfellow et al. 2014).
 
-    Which GAN it is, is decided by what is injected: ``loss``, ``penalties`` and the networks. Each training step is one
-    critic step, and on every ``critic_steps``-th of them also one generator step. Noise is drawn for the global batch.
+    Which GAN it is, is decided by what is injected: ``loss``, ``penalties``, ``augmentation``, ``auxiliary`` and the
+    networks. Each training step is one critic step, and on every ``critic_steps``-th of them also one generator step.
+    Noise is drawn for the global batch. Class-conditional networks see the batch's own labels, with real and with
+    generated images. What the critic sees of an augmented batch is made once: scores and penalties share it, and so do
+    the i-th real and the i-th generated image, which losses of pairs compare.
 
     Args:
         spec: images, the data module's.
@@ -29,14 +44,21 @@ class GAN(GenerativeModule):
             ``latent_dim``.
         discriminator: factory of a network (unit images (B, C, H, W), labels) -> scores (B,).
         generator_optimizer: factory of the generator's optimizer.
-        discriminator_optimizer: factory of the discriminator's optimizer.
-        loss: adversarial loss.
+        discriminator_optimizer: factory of the discriminator's optimizer; another learning rate than the generator's
+            makes it two time-scales (Heusel et al. 2017).
+        loss: adversarial loss; the non-saturating one if not given.
         penalties: terms added to the critic's loss when due.
+        generator_penalties: terms added to the generator's loss when due.
+        augmentation: random change of all images that the critic sees.
+        auxiliary: losses of a classifier head on the discriminator, which must have ``scores_and_logits``.
         critic_steps: critic steps per generator step, at least 1.
+        generator_clip: largest norm of the generator's gradient; longer ones are scaled down to it. None for no limit.
+        discriminator_clip: the same of the discriminator's.
         sampler: draws the latents of :meth:`sample` (training always draws from N(0, I)).
 
     Raises:
-        InputError: for critic_steps below 1, or a network that cannot make images of this spec.
+        InputError: for numbers out of range, networks that do not fit the images or each other, and penalties that do
+            not work with the networks.
     """
 
     automatic_optimization = False
@@ -50,22 +72,91 @@ class GAN(GenerativeModule):
         discriminator_optimizer: OptimizerCallable,
         loss: AdversarialLoss | None = None,
         penalties: Sequence[Penalty] = (),
+        generator_penalties: Sequence[GeneratorPenalty] = (),
+        augmentation: CriticAugmentation | None = None,
+        auxiliary: AuxiliaryClassifier | None = None,
         critic_steps: int = 1,
+        generator_clip: float | None = None,
+        discriminator_clip: float | None = None,
         sampler: LatentSampler | None = None,
     ):
         super().__init__(spec)
         if critic_steps < 1:
             raise InputError(f"GAN: critic_steps must be at least 1, got {critic_steps}")
+        for name, clip in {"generator_clip": generator_clip, "discriminator_clip": discriminator_clip}.items():
+            if clip is not None and not clip > 0:
+                raise InputError(f"GAN: {name} must be above 0, got {clip}")
         self.generator = generator(self.spec)
         self.discriminator = discriminator(self.spec)
         self.generator_optimizer = generator_optimizer
         self.discriminator_optimizer = discriminator_optimizer
         self.loss = loss or NonSaturating()
-        self.penalties = tuple(penalties)
+        # Copies: some keep running means, which belong to one model alone.
+        self.penalties = nn.ModuleList(copy.deepcopy(list(penalties)))
+        self.generator_penalties = nn.ModuleList(copy.deepcopy(list(generator_penalties)))
+        self.augmentation = copy.deepcopy(augmentation)
+        self.auxiliary = auxiliary
         self.critic_steps = critic_steps
+        self.generator_clip = generator_clip
+        self.discriminator_clip = discriminator_clip
         self.sampler = sampler or LatentSampler()
         self.training_latents = LatentSampler()
         self.critic_steps_taken = 0
+        self.generator_steps_taken = 0
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        generator, critic = type(self.generator).__name__, type(self.discriminator).__name__
+        if not isinstance(getattr(self.generator, "latent_dim", None), int):
+            raise InputError(f"GAN: {generator} must say how long its latents are, in an attribute latent_dim")
+        if self.auxiliary is not None:
+            if not self.spec.num_classes:
+                raise InputError("GAN: auxiliary needs labelled images, and these have no classes")
+            if not hasattr(self.discriminator, "scores_and_logits"):
+                raise InputError(
+                    f"GAN: auxiliary needs a discriminator with a classifier head, and {critic} has none: "
+                    "give it classifier: true, or take one that has"
+                )
+        judged = self.auxiliary is not None or getattr(self.discriminator, "conditional", False)
+        if self.conditional and not judged:
+            raise InputError(
+                f"GAN: {generator} is class-conditional, but nothing teaches it its classes: make the discriminator "
+                "conditional too, or give auxiliary"
+            )
+        of_samples = self.auxiliary is not None and (self.auxiliary.fake_weight or self.auxiliary.generator_weight)
+        if not self.conditional and (of_samples or getattr(self.discriminator, "conditional", False)):
+            raise InputError(
+                f"GAN: {critic} judges classes of generated images, but {generator} draws them without: make the "
+                "generator conditional"
+            )
+        if self.loss.compares_images and (self.auxiliary is not None or len(self.generator_penalties)):
+            raise InputError(
+                f"GAN: {type(self.loss).__name__} asks the critic nothing: leave auxiliary and generator_penalties out"
+            )
+        for owner in (self, *self.penalties):
+            if getattr(owner, "augmentation", None) is not None:
+                owner.augmentation.check(self.spec)
+        for penalty in self.penalties:
+            penalty.check(self.discriminator)
+        for penalty in self.generator_penalties:
+            penalty.check(self.generator)
+        labels = torch.zeros(2, dtype=torch.int64) if self.spec.num_classes else None
+        with evaluating(self):
+            images = self.generator(torch.zeros(2, self.generator.latent_dim), labels)
+            if images.shape != (2, *self.spec.shape):
+                raise InputError(
+                    f"GAN: {generator} makes images {tuple(images.shape[1:])}, the data's are {self.spec.shape}"
+                )
+            scores, logits = self.judge(images, labels)
+            if scores.shape != (2,):
+                raise InputError(f"GAN: {critic} must give one score per image, (2,), and gave {tuple(scores.shape)}")
+            if logits is not None and logits.shape != (2, self.spec.num_classes):
+                raise InputError(
+                    f"GAN: {critic} must give one logit per class, (2, {self.spec.num_classes}), and gave "
+                    f"{tuple(logits.shape)}"
+                )
+        if any(penalty.differentiates_twice for penalty in self.penalties):
+            check_double_backward(self.discriminator, images, labels)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return [
@@ -95,29 +186,91 @@ class GAN(GenerativeModule):
         """Take one critic step; return whether it was taken."""
         with torch.no_grad():
             fake = self.generator(self.noise(len(real), "critic"), labels)
-        real_scores = self.discriminator(real, labels)
-        fake_scores = self.discriminator(fake, labels)
-        loss = self.loss.critic(real_scores.float(), fake_scores.float()).mean()
+        real, fake = (self.seen_by_critic(images, "augment-critic") for images in (real, fake))
+        (real_scores, real_logits), (fake_scores, fake_logits) = self.judge(real, labels), self.judge(fake, labels)
+        compared = (real, fake) if self.loss.compares_images else (real_scores, fake_scores)
+        loss = self.loss.critic(*compared).mean()
         self.track(loss_critic=loss, score_real=real_scores, score_fake=fake_scores)
+        if self.auxiliary is not None:
+            term = self.auxiliary.critic(real_logits, fake_logits, labels).mean()
+            self.track(loss_classifier=term)
+            loss = loss + term
+        step = None
         for penalty in self.penalties:
             if penalty.is_due(self.critic_steps_taken):
-                term = penalty(self.discriminator, real, fake, labels).mean()
+                step = step or CriticStep(
+                    self.discriminator,
+                    real,
+                    fake,
+                    labels,
+                    real_scores,
+                    fake_scores,
+                    self.draw(len(real), "penalties"),
+                    self.mean_over_ranks,
+                )
+                term = penalty(step).mean()
                 self.track(**{type(penalty).__name__.lower(): term})
                 loss = loss + term
-        taken = self.descend("critic", loss, self.critic_parameters, optimizer)
+        # The comparison of pixels does not involve the critic at all: there is nothing to descend, and it never learns.
+        taken = not loss.requires_grad or self.descend(
+            "critic", loss, self.critic_parameters, optimizer, self.discriminator_clip
+        )
         self.critic_steps_taken += taken
+        if taken and self.augmentation is not None:
+            realness = self.loss.realness(real_scores, fake_scores).detach()
+            self.augmentation.observe(realness, len(real) * self.ranks[1], self.mean_over_ranks)
+            if (strength := self.augmentation.strength) is not None:
+                self.track(augmentation_strength=torch.as_tensor(strength))
         return taken
 
     def generator_phase(self, real: Tensor, labels: Tensor | None, optimizer: torch.optim.Optimizer) -> bool:
         """Take one generator step; return whether it was taken. One that is not leaves the critic step before it."""
-        fake_scores = self.discriminator(self.generator(self.noise(len(real), "generator"), labels), labels)
+        latent = self.noise(len(real), "generator")
+        fake = self.generator(latent, labels)
+        loss = (
+            self.loss.generator(real, fake).mean()
+            if self.loss.compares_images
+            else self.adversarial_loss(real, fake, labels)
+        )
+        self.track(loss_generator=loss)
+        for penalty in self.generator_penalties:
+            if penalty.is_due(self.generator_steps_taken):
+                draw = self.draw(len(real), "generator-penalties")
+                term = penalty(GeneratorStep(self.generator, latent, labels, draw, self.mean_over_ranks)).mean()
+                self.track(**{type(penalty).__name__.lower(): term})
+                loss = loss + term
+        taken = self.descend("generator", loss, self.generator_parameters, optimizer, self.generator_clip)
+        self.generator_steps_taken += taken
+        return taken
+
+    def adversarial_loss(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> Tensor:
+        """Return the generator's loss, a scalar, from what the critic says of its images."""
+        fake_scores, fake_logits = self.judge(self.seen_by_critic(fake, "augment-generator"), labels)
         real_scores = None
         if self.loss.generator_needs_real:
             with torch.no_grad():
-                real_scores = self.discriminator(real, labels).float()
-        loss = self.loss.generator(real_scores, fake_scores.float()).mean()
-        self.track(loss_generator=loss)
-        return self.descend("generator", loss, self.generator_parameters, optimizer)
+                real_scores, _ = self.judge(self.seen_by_critic(real, "augment-generator"), labels)
+        loss = self.loss.generator(real_scores, fake_scores).mean()
+        if self.auxiliary is not None:
+            loss = loss + self.auxiliary.generator(fake_logits, labels).mean()
+        return loss
+
+    def judge(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the critic's scores (B,) and, with ``auxiliary``, class logits (B, K), in full precision."""
+        if self.auxiliary is None:
+            return at_least_float(self.discriminator(images, labels)), None
+        scores, logits = self.discriminator.scores_and_logits(images, labels)
+        return at_least_float(scores), at_least_float(logits)
+
+    def seen_by_critic(self, images: Tensor, purpose: str) -> Tensor:
+        """Return a batch as the critic is to see it; for one purpose, the i-th images share their augmentation."""
+        if self.augmentation is None:
+            return images
+        return self.augmentation(images, self.draw(len(images), purpose))
+
+    def draw(self, n: int, purpose: str) -> Draw:
+        """Return this rank's ``n`` rows of the step's random numbers for ``purpose``."""
+        return Draw(self.seed, self.images_seen, n, *self.ranks, self.device, purpose)
 
     def noise(self, n: int, purpose: str) -> Tensor:
         """Return this rank's ``n`` rows of the global batch's latents."""
@@ -126,10 +279,11 @@ class GAN(GenerativeModule):
         return latents[self.own_rows(n)].to(self.dtype)
 
     def counters(self) -> dict[str, int]:
-        return {"critic_steps_taken": self.critic_steps_taken}
+        return {"critic_steps_taken": self.critic_steps_taken, "generator_steps_taken": self.generator_steps_taken}
 
     def load_counters(self, counters: dict[str, int]) -> None:
         self.critic_steps_taken = counters["critic_steps_taken"]
+        self.generator_steps_taken = counters.get("generator_steps_taken", 0)
 
     # --- the protocol ---------------------------------------------------------------------------------------------
 
@@ -141,25 +295,59 @@ class GAN(GenerativeModule):
         return {"generator": self.generator}
 
     def diagnostics(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the critic's scores (B,) of the batch and of as many samples: ``score_real``, ``score_fake``."""
+        r"""Return how critic and generator stand, on one batch and as many samples (with the batch's labels).
+
+        ``score_real``, ``score_fake``: the critic's scores (B,). ``critic_accuracy``: the probability that a real image
+        scores above a sample, :math:`P(D(x) > D(G(z)))` with ties counted half, 0.5 where the critic cannot tell them
+        apart; it does not depend on a loss's offset or scale. ``diversity``: mean pixel distance between two samples
+        over that between two images of the batch; near 0 where the generator ignores its latent.
+        """
         with evaluating(self):
-            real = self.discriminator(self.spec.to_unit(batch.levels, self.dtype), batch.labels)
-            fake = self.sample(len(batch.levels), batch.labels, generator=self.random("diagnostics"))
-            return {
-                "score_real": real,
-                "score_fake": self.discriminator(self.spec.to_unit(fake, self.dtype), batch.labels),
-            }
+            images = self.spec.to_unit(batch.levels, self.dtype)
+            levels = self.sample(len(images), batch.labels, generator=self.random("diagnostics"))
+            samples = self.spec.to_unit(levels, self.dtype)
+            (real, _), (fake, _) = self.judge(images, batch.labels), self.judge(samples, batch.labels)
+            ordered = fake.sort().values
+            # Ties count half: a critic that gives one score to everything tells nothing apart.
+            above = sum(torch.searchsorted(ordered, real, right=right).float().mean() for right in (False, True)) / 2
+            figures = {"score_real": real, "score_fake": fake, "critic_accuracy": above / len(fake)}
+            if len(images) > 1:
+                figures["diversity"] = spread(samples) / spread(images).clamp(min=1e-12)
+            return figures
 
     def sample(self, n: int, labels: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
         generator = generator or self.fresh_generator()
-        latent = self.sampler(n, self.generator.latent_dim, generator, self.device)
+        latent = self.draw_latents(n, generator)
+        if labels is None and self.conditional:
+            labels = torch.randint(self.spec.num_classes, (n,), generator=generator, device=self.device)
         return self.decode(latent, labels)
 
+    def draw_latents(self, n: int, generator: torch.Generator) -> Tensor:
+        """Return latents (n, latent_dim) as :meth:`sample` draws them."""
+        return self.sampler(n, self.generator.latent_dim, generator, self.device)
+
     def decode(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map latents (B, latent_dim) to levels (B, C, H, W)."""
+        """Map latents (B, latent_dim) to levels (B, C, H, W).
+
+        Raises:
+            InputError: for a class that the model does not have.
+        """
+        if self.conditional and labels is not None:
+            labels = self.check_labels(labels, len(latent))
         with evaluating(self.generator):
             return self.spec.to_levels(self.generator(latent.to(self.dtype), labels))
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Any:
         """Map latents (B, latent_dim) to levels (B, C, H, W); the same as :meth:`decode`."""
         return self.decode(latent, labels)
+
+
+def at_least_float(tensor: Tensor) -> Tensor:
+    """Return ``tensor`` in float32, or in float64 if it is: losses of bfloat16 scores would lose what they compare."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def spread(images: Tensor) -> Tensor:
+    """Return the mean Euclidean distance between two different images of a batch (B, C, H, W), a scalar."""
+    rows = images.flatten(1).float()
+    return torch.pdist(rows).mean()

@@ -1,5 +1,5 @@
-"""Procedures that draw."""
+"""Procedures that draw: what is between a model's noise and its images."""
 
-from lightning_gen.samplers.latent import LatentSampler
+from lightning_gen.samplers.latent import LatentSampler, slerp
 
-__all__ = ["LatentSampler"]
+__all__ = ["LatentSampler", "slerp"]

@@ -39,3 +39,37 @@ class LatentSampler:
             uniform = torch.empty(n, latent_dim, dtype=torch.float64, device=device).uniform_(generator=generator)
             latent = torch.special.ndtri(uniform * (2 * edge.item() - 1) + (1 - edge.item())).float()
         return latent.mul_(self.temperature)
+
+
+def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
+    r"""Points on the great circles from ``start`` to ``end``, in equal angles (Shoemake 1985).
+
+    .. math:: z_t = r_t \, \frac{\sin((1 - t)\,\omega)\, u_0 + \sin(t\,\omega)\, u_1}{\sin \omega}, \qquad
+        r_t = (1 - t) \|z_0\| + t \|z_1\|, \quad t = 0, \tfrac1{n-1}, ..., 1
+
+    with the directions :math:`u_i = z_i / \|z_i\|` and the angle :math:`\omega` between them. Straight lines between
+    normal latents pass through the middle, where there are next to none; these do not (White 2016). Latents that point
+    the same or opposite ways (no great circle, or no one in particular) are joined by a straight line.
+
+    Args:
+        start, end: latents (N, D).
+        steps: points n on each way, both ends among them, at least 2.
+
+    Returns:
+        latents (N, n, D).
+
+    Raises:
+        InputError: for fewer steps.
+    """
+    if steps < 2:
+        raise InputError(f"slerp: steps must be at least 2, both ends, got {steps}")
+    t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)[None, :, None]
+    norms = [latent.norm(dim=1, keepdim=True) for latent in (start, end)]
+    a, b = (latent / norm.clamp(min=1e-12) for latent, norm in zip((start, end), norms, strict=True))
+    # Not the arc cosine, which loses half of the digits near 0 and pi.
+    angle = 2 * torch.atan2((b - a).norm(dim=1), (a + b).norm(dim=1))[:, None, None]
+    sine = angle.sin()
+    straight = sine < 1e-4
+    on_circle = (((1 - t) * angle).sin() * a[:, None] + (t * angle).sin() * b[:, None]) / sine.where(~straight, 1)
+    length = torch.lerp(norms[0][:, None], norms[1][:, None], t)
+    return torch.where(straight, torch.lerp(start[:, None], end[:, None], t), length * on_circle)

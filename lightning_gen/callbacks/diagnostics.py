@@ -1,0 +1,233 @@
+"""How training stands, seen through a model's own diagnostics; and a monitor that speaks up when it collapses."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from torch import Tensor, nn
+
+from lightning_gen.callbacks.checkpoints import Checkpoints
+from lightning_gen.callbacks.ema import EMA
+from lightning_gen.data import Batch, ImageDataModule
+from lightning_gen.errors import InputError
+from lightning_gen.models.base import CHECKPOINT_KEY, ImageModule, evaluating
+from lightning_gen.models.checkpoint import read_checkpoint
+from lightning_gen.networks.spectral import spectral_norms
+
+
+class Diagnostics(Callback):
+    """Report what the model's ``diagnostics`` say of held-out and of training images, at each evaluation.
+
+    A figure per image is reported by its mean, ``val/<name>``, and standard deviation, ``val/<name>_std``, and goes to
+    W&B and TensorBoard as a histogram; a scalar as it is. Where training images give another value it is
+    ``val/<name>_on_train``: a critic that is surer of training than of held-out images has learned them by heart
+    (Karras et al. 2020). The images are always the same, equally many of either part. Weights of several ranks are
+    equal, but their batch statistics are not: the figures are the first rank's.
+
+    Args:
+        n: images of either part, or as many as the smaller one has; 0 for no diagnostics.
+        spectral_norms: also report the largest singular value over each network's weights,
+            ``val/spectral_norm_<network>``.
+
+    Raises:
+        InputError: for a number below 0.
+    """
+
+    def __init__(self, n: int = 500, spectral_norms: bool = False):
+        if n < 0:
+            raise InputError(f"diagnostics.n must be at least 0, got {n}")
+        self.n = n
+        self.spectral_norms = spectral_norms
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data = trainer.datamodule
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not isinstance(pl_module, ImageModule):
+            return
+        figures: dict[str, float] = {}
+        if self.n and isinstance(data, ImageDataModule):
+            n = min(self.n, *(len(data.images(part).levels) for part in ("val", "train")))
+            held_out = self.diagnose(pl_module, data, "val", n)
+            on_train = self.diagnose(pl_module, data, "train", n) if held_out else {}
+            for name, value in held_out.items():
+                figures |= summary(f"val/{name}", value)
+                if not torch.equal(on_train[name], value):
+                    figures |= summary(f"val/{name}_on_train", on_train[name])
+            self._log_histograms(trainer, pl_module, held_out)
+        if self.spectral_norms:
+            figures |= {
+                f"val/spectral_norm_{name}": max(norms.values())
+                for name, part in pl_module.named_children()
+                if isinstance(part, nn.Module) and (norms := spectral_norms(part))
+            }
+        if figures := trainer.strategy.broadcast(figures):
+            pl_module.report(figures, detail=True)
+
+    def diagnose(self, pl_module: ImageModule, data: ImageDataModule, part: str, n: int) -> dict[str, Tensor]:
+        """Return the model's diagnostics of ``n`` images of one part."""
+        images = data.images(part)
+        order = torch.randperm(len(images.levels), generator=torch.Generator().manual_seed(0))[:n].sort().values
+        levels, labels = (
+            None if array is None else torch.from_numpy(array[order.numpy()]).to(pl_module.device) for array in images
+        )
+        with evaluating(pl_module):
+            return pl_module.diagnostics(Batch(levels, labels, order))
+
+    @staticmethod
+    def _log_histograms(trainer: Trainer, pl_module: ImageModule, values: dict[str, Tensor]) -> None:
+        for logger in trainer.loggers:
+            for name, value in values.items():
+                if value.ndim == 0 or not isinstance(logger, TensorBoardLogger | WandbLogger):
+                    continue
+                array = value.float().cpu().numpy()
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_histogram(f"val/{name}", array, pl_module.images_seen)
+                else:
+                    import wandb
+
+                    logger.experiment.log({f"val/{name}_histogram": wandb.Histogram(array)}, commit=False)
+
+
+def summary(name: str, value: Tensor) -> dict[str, float]:
+    """Return a scalar under ``name``, or mean and standard deviation of several values."""
+    value = value.double()
+    if value.ndim == 0:
+        return {name: float(value)}
+    return {name: float(value.mean()), f"{name}_std": float(value.std(correction=0))}
+
+
+class CollapseMonitor(Callback):
+    """Warn, once, when the figures of an evaluation say that training collapses; stop or go back on request.
+
+    It reads figures alone and knows no family: ``val/diversity`` and ``val/critic_accuracy`` from the model's
+    diagnostics, and ``val/classes_...`` from :class:`lightning_gen.metrics.ClassCoverage` where that is among the
+    metrics. The signs are: samples that differ less than ``diversity`` times as much as real images do, fewer than
+    ``classes`` of the classes, or a critic that tells real images from samples nearly without error
+    (``critic_accuracy``), so that the generator learns nothing. A sign counts when it shows at ``patience`` evaluations
+    in a row.
+
+    Args:
+        action: "warn"; "stop" ends training, too; "roll_back" loads weights, averages and optimizers of
+            ``checkpoints/best.ckpt``, once, and goes on from there (images seen, random numbers and the optimizers'
+            options go on as they are); "off" says nothing.
+        diversity: smallest relative diversity of samples.
+        classes: smallest share of the classes.
+        critic_accuracy: largest probability that a real image scores above a sample.
+        patience: evaluations in a row that must show a sign.
+
+    Raises:
+        InputError: for numbers out of range; at the start of training for "roll_back" without checkpoint.monitor.
+    """
+
+    def __init__(
+        self,
+        action: Literal["warn", "stop", "roll_back", "off"] = "warn",
+        diversity: float = 0.3,
+        classes: float = 0.5,
+        critic_accuracy: float = 0.999,
+        patience: int = 2,
+    ):
+        for name, value in {"diversity": diversity, "classes": classes, "critic_accuracy": critic_accuracy}.items():
+            if not 0 <= value <= 1:
+                raise InputError(f"collapse.{name} must be in [0, 1], got {value}")
+        if patience < 1:
+            raise InputError(f"collapse.patience must be at least 1, got {patience}")
+        self.action = action
+        self.diversity = diversity
+        self.classes = classes
+        self.critic_accuracy = critic_accuracy
+        self.patience = patience
+        self.told = False
+        self.going_back = False
+        self.in_a_row: dict[str, int] = {}
+        self._figures: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"told": self.told, "going_back": self.going_back, "in_a_row": dict(self.in_a_row)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.told, self.going_back = state_dict["told"], state_dict["going_back"]
+        self.in_a_row = dict(state_dict["in_a_row"])
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.action != "roll_back" or trainer.fast_dev_run:
+            return
+        if not any(isinstance(callback, Checkpoints) and callback.monitor for callback in trainer.callbacks):
+            raise InputError("collapse.action roll_back needs a best checkpoint: give checkpoint.monitor")
+
+    def note_figures(self, figures: dict[str, float], higher_is_better: dict[str, bool]) -> None:
+        """Take note of what an evaluation reports."""
+        self._figures |= figures
+
+    note_details = note_figures
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        figures, self._figures = self._figures, {}
+        if self.action == "off" or trainer.state.fn != "fit" or trainer.sanity_checking or self.told:
+            return
+        found = self.signs(figures, pl_module.spec.num_classes)
+        self.in_a_row = {name: self.in_a_row.get(name, 0) + 1 for name in found}
+        lasting = [found[name] for name, count in self.in_a_row.items() if count >= self.patience]
+        if not lasting:
+            return
+        self.told = True
+        what = " and ".join(lasting)
+        message = f"warning: training looks collapsed at {pl_module.images_seen:,} images: {what}. {REMEDIES}"
+        if self.action == "stop":
+            trainer.should_stop = True
+            message += ". Stopping (collapse.action)"
+        elif self.action == "roll_back":
+            # Not yet: this evaluation's checkpoint is still to be written, and it may be the best one.
+            self.going_back = True
+            message += ". Going back to the best checkpoint (collapse.action)"
+        pl_module.print(message)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if self.going_back:
+            self.going_back = False
+            self._roll_back(trainer, pl_module)
+
+    def signs(self, figures: dict[str, float], num_classes: int) -> dict[str, str]:
+        """Return the signs of collapse in these figures: what is seen, by name."""
+        found = {}
+        if (diversity := figures.get("val/diversity", 1.0)) < self.diversity:
+            found["diversity"] = f"samples differ {diversity:.2f} times as much as real images do"
+        if (accuracy := figures.get("val/critic_accuracy", 0.5)) > self.critic_accuracy:
+            found["critic_accuracy"] = f"the critic ranks a real image above a sample with probability {accuracy:.4f}"
+        for name, value in figures.items():
+            of_all = name.startswith("val/classes_") and not re.search(r"_class\d+$", name)
+            if of_all and num_classes and value < self.classes * num_classes:
+                found["classes"] = f"{value:.0f} of {num_classes} classes are drawn"
+        return found
+
+    @staticmethod
+    def _roll_back(trainer: Trainer, pl_module: LightningModule) -> None:
+        path = Path(trainer.log_dir) / "checkpoints" / "best.ckpt"
+        trainer.strategy.barrier()
+        if not path.is_file():
+            pl_module.print("there is no best checkpoint to go back to: going on as it is")
+            return
+        stored = read_checkpoint(path, pl_module.device)
+        pl_module.load_state_dict(stored["state_dict"])
+        for optimizer, state in zip(trainer.optimizers, stored["optimizer_states"], strict=True):
+            # What the config says (or a schedule, by now) counts, not what the checkpoint was made with.
+            options = [
+                {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+            ]
+            optimizer.load_state_dict(state)
+            for group, kept in zip(optimizer.param_groups, options, strict=True):
+                group.update(kept)
+        for callback in trainer.callbacks:
+            if isinstance(callback, EMA):
+                callback.on_load_checkpoint(trainer, pl_module, stored)
+        pl_module.print(f"going on from the weights of {path} ({stored[CHECKPOINT_KEY]['images_seen']:,} images)")
+
+
+REMEDIES = (
+    "Usual remedies: a gradient penalty (R1 and R2, or WGANGP) or a larger weight of it, a lower learning rate of both "
+    "networks, the Relativistic loss, critic augmentation where data are few, a longer EMA"
+)

@@ -1,0 +1,57 @@
+"""lightning interpolate: a picture of images between random latents."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jsonargparse.typing import PositiveInt
+
+from lightning_gen.callbacks.grid import grid_picture, save_png
+from lightning_gen.commands.common import add_model_options, load_generator, split_sampler_options
+from lightning_gen.commands.messages import CommandParser
+from lightning_gen.errors import InputError
+from lightning_gen.models.base import keyed_seed
+from lightning_gen.samplers import slerp
+
+
+def run(args: Sequence[str]) -> None:
+    """Draw a grid; ``lightning interpolate --help`` lists the options."""
+    rest, sampler_options = split_sampler_options(args)
+    parser = CommandParser(
+        prog="lightning interpolate",
+        description="Write a picture whose rows go from one random latent to another along a great circle, so that "
+        "every image between them is as likely as the two. A smooth row says that the model learned more than its "
+        "training images. Options of the model's sampler are --sampler.NAME, such as --sampler.truncation 1.",
+    )
+    add_model_options(parser)
+    parser.add_argument("--out", type=str, required=True, help="File of the picture, such as between.png.")
+    parser.add_argument("--rows", type=PositiveInt, default=8, help="Pairs of latents.")
+    parser.add_argument("--steps", type=PositiveInt, default=10, help="Images in a row, both ends among them.")
+    parser.add_argument("--labels", type=list[int] | None, default=None, help="Classes of the rows, in turn.")
+    options = parser.parse_args(rest)
+    out = Path(options.out)
+    if out.suffix.lower() != ".png":
+        raise InputError(f"--out {out}: give a name that ends in .png")
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}")
+    if options.steps < 2:
+        raise InputError("--steps must be at least 2: a row shows both of its ends")
+    model, _ = load_generator(options, sampler_options)
+    if not hasattr(model, "decode") or not hasattr(model, "draw_latents"):
+        raise InputError(f"{type(model).__name__} draws its images without latents: there is nothing to interpolate")
+    from lightning_gen.commands.sample import choose_labels
+
+    labels = choose_labels(model, options.rows, options.labels)
+    generator = torch.Generator(model.device).manual_seed(keyed_seed(options.seed, "interpolate"))
+    ends = model.draw_latents(2 * options.rows, generator)
+    rows = slerp(ends[0::2], ends[1::2], options.steps).flatten(0, 1)
+    labels = None if labels is None else labels.repeat_interleave(options.steps).to(model.device)
+    batches = [
+        model.decode(rows[i : i + options.batch_size], None if labels is None else labels[i : i + options.batch_size])
+        for i in range(0, len(rows), options.batch_size)
+    ]
+    save_png(grid_picture(torch.cat(batches), model.spec, options.steps), out)
+    print(f"{options.rows} rows of {options.steps} images written to {out}", file=sys.stderr)
