@@ -132,3 +132,38 @@ def test_the_tutorial_gan_has_the_quickstarts_budget():
     assert configs[0]["budget"] == configs[1]["budget"]
     assert configs[1]["ema"]["half_life"] == 0
     assert "penalties" not in configs[1]["model"]["init_args"]
+
+
+def test_metrics_lines_say_what_was_compared_and_make_tables(capsys):
+    metrics = script("metrics")
+    capsys.readouterr()
+    metrics.main(["--quick", "--rounds", "1"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert list(dict.fromkeys(row["part"] for row in rows)) == list(metrics.PARTS)
+    known = ("command", "machine", "threads", "versions", "git_commit", "n", "d", "rounds", "comparison", "clock")
+    assert all(key in row for row in rows for key in known)
+    for row in rows:
+        if row["part"] in ("fidelity", "frechet"):
+            assert row["ratio"] == pytest.approx(row["their_seconds"] / row["ours_seconds"])
+            assert all(ours == pytest.approx(theirs, rel=0.02) for ours, theirs in row["figures"].values())
+            assert row["met"] == (None if row["target"] is None else row["ratio"] >= row["target"])
+        elif row["part"] == "passes":
+            assert row["ratio"] == pytest.approx(sum(row["split"].values()) / row["split"]["passes"])
+            assert row["met"] == (row["ratio"] <= row["target"])
+            assert ("CopyShare" in row["split"]) == row["comparison"].endswith("with held-out images")
+        else:
+            names = [type(metric).__name__ for metric in metrics.everything()]
+            assert sum(row["split"][name] for name in names) == pytest.approx(row["split"]["all"])
+    assert all(row["figures"] for row in rows if row["part"] == "fidelity")
+    text = metrics.tables(rows)
+    assert all(row["comparison"] in text for row in rows)
+
+
+def test_metrics_of_libraries_that_disagree_are_not_timed_and_rounds_are_odd():
+    metrics = script("metrics")
+    assert metrics.agree({"fid": (1.0, 1.0001)}, 1e-3) == {"fid": [1.0, 1.0001]}
+    with pytest.raises(SystemExit, match=r"fid is 1\.0 here and 1\.1 there"):
+        metrics.agree({"fid": (1.0, 1.1)}, 1e-3)
+    with pytest.raises(SystemExit) as stopped:
+        metrics.main(["--rounds", "4"])
+    assert stopped.value.code == 2

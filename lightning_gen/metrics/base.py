@@ -135,13 +135,14 @@ def thumbnails(levels: Tensor, size: int = 32) -> Tensor:
 
 
 def moments_of(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (D,) and unbiased covariance (D, D) of rows (n, D) in float64, n >= 2; summed in blocks of 4,096 rows."""
+    """Mean (D,) and unbiased covariance (D, D) of rows (n, D) in float64, n >= 2; summed in blocks of 1,024 rows."""
     n, mean = len(features), features.mean(0, dtype=torch.float64)
     outer = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=features.device)
-    for block in features.split(4096):
+    for block in features.split(1024):
         centred = block.double() - mean
-        outer.addmm_(centred.mT, centred)
-    return mean, outer / (n - 1)
+        for j in range(0, len(mean), 256):  # symmetric: little above the diagonal is computed
+            outer[j : j + 256, : j + 256].addmm_(centred[:, j : j + 256].mT, centred[:, : j + 256])
+    return mean, (outer.tril() + outer.tril(-1).mT) / (n - 1)
 
 
 def gather_rows(rows: Tensor, group: Any = None) -> list[Tensor]:
