@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import difflib
+import importlib.util
 import inspect
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jsonargparse import DefaultHelpFormatter, Namespace
 from jsonargparse.typing import PositiveInt
+from torch import Tensor
 
 import lightning_gen.data as sources
 import lightning_gen.metrics as metrics
@@ -18,93 +24,225 @@ from lightning_gen.callbacks.evaluation import draw_samples, neighbour_sheet, sa
 from lightning_gen.callbacks.grid import save_png
 from lightning_gen.commands.common import add_model_options, find_device, load_generator, split_sampler_options
 from lightning_gen.commands.messages import CommandParser
+from lightning_gen.commands.training import input_error_behind
 from lightning_gen.data import Images, Source
-from lightning_gen.data.images import read_images
+from lightning_gen.data.images import ARRAYS, read_images
 from lightning_gen.data.source import ContentHash
-from lightning_gen.describe import TRUSTED, build
+from lightning_gen.describe import TRUSTED, build, class_path
 from lightning_gen.errors import InputError
 from lightning_gen.files import flat, write_json
-from lightning_gen.metrics import Extractor, FeatureMetric, FrechetDistance, MetricSuite
+from lightning_gen.metrics import CopyShare, Extractor, FeatureMetric, FrechetDistance, InceptionExtractor, MetricSuite
+from lightning_gen.metrics.base import HELD_OUT, TRAIN
 from lightning_gen.models.base import CHECKPOINT_KEY
 from lightning_gen.models.checkpoint import load_data
 from lightning_gen.spec import ImageSpec
 
-DESCRIPTION = """Score images by the metrics of an extractor's features.
+log = logging.getLogger(__name__)
 
-Of a checkpoint: "lightning evaluate CKPT" draws samples and compares them with the images it was trained on and a
-held-out part, with the extractor and metrics of its training run unless others are given. Data paths are those of the
-training run.
+DESCRIPTION = """\
+Score images by the metrics of an extractor's features.
 
-Of images that anything drew: "lightning evaluate --generated DIR --real DIR --extractor inception" compares two folders
-of image files (or .npy, .npz files), or a folder with a data set: "--real digits", or any Source by import path with
-its arguments as --real.NAME.
+A checkpoint:
+  lightning evaluate CKPT --n 2000 --json out.json
+draws samples and compares them with the images that the model was trained on,
+and with a held-out part, by the extractor and the metrics of its training run
+unless others are given. Data are looked for where they were then.
+
+Images that any program drew, without a model:
+  lightning evaluate --generated DIR --real DIR
+  lightning evaluate --generated DIR --real digits --extractor digits
+  lightning evaluate --generated FILE.npz --real imagefolder --real.root DIR \\
+    --real.size 64 --metrics '[PrecisionRecall, KernelDistance]'
+A folder is searched to any depth for image files, all of one size or brought
+to --size. A .npy file holds uint8 (N, C, H, W), as `lightning sample` writes
+it, a .npz file uint8 (N, H, W, C). Classes are read from a labels.npy in the
+folder or beside the .npy file, or from the second array of the .npz file. The
+extractor is inception unless another is given, and the metrics are all common
+ones that it and the real images allow. Most figures depend on the number of
+images: compare those of equal n only.
 """
+
+# Options that mean something to one of the two ways of scoring alone.
+OF_IMAGES = ("real", "real_part", "heldout", "size")
+OF_CHECKPOINTS = ("seed", "weights", "trust")
+
+
+class Scored(NamedTuple):
+    """What one way of scoring hands over: the suite with its figures, facts for the report, images for the picture."""
+
+    suite: MetricSuite
+    figures: dict[str, float]
+    facts: dict[str, Any]
+    generated: Tensor
+    real: np.ndarray
+    spec: ImageSpec
+
+
+class _Paragraphs(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Help whose description keeps its lines."""
 
 
 def run(args: Sequence[str]) -> None:
     """Score a model or images; ``lightning evaluate --help`` lists the options."""
     rest, sampler_options = split_sampler_options(args)
-    parser = CommandParser(prog="lightning evaluate", description=DESCRIPTION)
+    rest, real_path = split_names(rest)
+    parser = make_parser()
+    options = parser.parse_args(rest)
+    check_files(options)
+    check_mode(options, parser, sampler_options, real_path)
+    try:
+        given = parser.instantiate(options)
+    except ValueError as error:  # the parser wraps what a constructor says of its arguments
+        raise (input_error_behind(error) or error) from error
+    if options.generated is None:
+        scored = score_checkpoint(options, given, sampler_options)
+    else:
+        scored = score_images(options, given, given.real if real_path is None else real_path)
+    width = max(28, *map(len, scored.figures))
+    for name, value in scored.figures.items():
+        print(f"{name:<{width}} {value:.6g}")
+    if options.neighbours:
+        sheet = neighbour_sheet(scored.suite, scored.generated, scored.real, scored.spec, smallest=64)
+        save_png(sheet, Path(options.neighbours))
+    if options.json:
+        write_json(Path(options.json), flat({**scored.figures, **scored.suite.description(), **scored.facts}))
+
+
+def make_parser() -> CommandParser:
+    """Return the parser of this verb."""
+    parser = CommandParser(prog="lightning evaluate", description=DESCRIPTION, formatter_class=_Paragraphs)
     add_model_options(parser, optional=True)
     parser.add_argument(
-        "--generated", type=str | None, default=None, help="Folder, .npy or .npz file to score instead of a checkpoint."
+        "--n",
+        type=PositiveInt | None,
+        default=None,
+        help="Of a checkpoint: samples to draw, 2000 unless given. Of images: the first n, all unless given.",
     )
     parser.add_argument(
-        "--real", type=Source | str | None, default=None, help="Real images for it: folder, .npy, .npz or data set."
-    )
-    parser.add_argument(
-        "--real_part", choices=("train", "val", "test"), default="train", help="Part of a data set to compare with."
-    )
-    parser.add_argument("--heldout", type=str | None, default=None, help="Further real images, never trained on.")
-    parser.add_argument("--size", type=PositiveInt | None, default=None, help="Bring image files of folders to this.")
-    parser.add_argument("--n", type=PositiveInt | None, default=None, help="Images to score: 2000 samples, all files.")
-    parser.add_argument(
-        "--part", choices=("val", "test"), default="val", help="Held-out part of a data set to compare with, too."
+        "--part",
+        choices=("val", "test"),
+        default="val",
+        help="Part of the data set whose images are the held-out ones.",
     )
     parser.add_argument("--json", type=str | None, default=None, help="File for the figures, as one flat JSON object.")
     parser.add_argument(
-        "--extractor", type=Extractor | None, default=None, help="Extractor of features: digits, inception, or a class."
+        "--extractor",
+        type=Extractor | None,
+        default=None,
+        help="Network whose features are compared: digits, fashion-mnist, inception, or an import path with its "
+        "arguments as --extractor.NAME.",
     )
-    parser.add_argument("--metrics", type=list[FeatureMetric] | None, default=None, help="Metrics, by class.")
-    parser.add_argument("--per_class", type=bool, default=False, help="Also score each class alone.")
     parser.add_argument(
-        "--neighbours", type=str | None, default=None, help="Write images beside their nearest training images here."
+        "--metrics",
+        type=list[FeatureMetric] | None,
+        default=None,
+        help="Metrics by class, such as '[CopyShare]'.",
+    )
+    parser.add_argument(
+        "--per_class", type=bool, default=False, help="Also score each class alone; needs labels on both sides."
+    )
+    parser.add_argument(
+        "--neighbours",
+        type=str | None,
+        default=None,
+        help="PNG file for a picture of the first 16 images, each beside its nearest real ones.",
     )
     parser.add_argument("--cache", type=bool, default=True, help="Keep the features of real images on disk.")
-    options = parser.parse_args(class_names(rest))
+    images = parser.add_argument_group("to score images instead of a checkpoint")
+    images.add_argument("--generated", type=str | None, default=None, help="The images: a folder, .npy or .npz file.")
+    images.add_argument(
+        "--real",
+        type=Source | None,
+        default=None,
+        help="Real images to compare with: a folder, .npy or .npz file, or else a data set, such as digits or cifar10, "
+        "or an import path with its arguments as --real.NAME.",
+    )
+    images.add_argument(
+        "--real_part",
+        choices=("train", "val", "test"),
+        default="train",
+        help="Part of that data set to compare with.",
+    )
+    images.add_argument(
+        "--heldout",
+        type=str | None,
+        default=None,
+        help="Folder, .npy or .npz file of further real images, which the images' model was not trained on.",
+    )
+    images.add_argument(
+        "--size",
+        type=PositiveInt | None,
+        default=None,
+        help="Height and width that image files in folders are brought to; arrays and data sets stay as they are.",
+    )
+    return parser
+
+
+def check_files(options: Namespace) -> None:
+    """Raise InputError where a file that is to be written cannot be: found out before the work, not after it."""
     for name in ("json", "neighbours"):
-        file = options[name]
-        if file and not Path(file).absolute().parent.is_dir():
-            raise InputError(f"--{name} {file}: there is no folder {Path(file).parent}")
-    given = parser.instantiate(options)
-    if (options.checkpoint is None) == (options.generated is None):
-        raise InputError("evaluate scores either a checkpoint, CKPT, or images, --generated DIR with --real: give one")
-    score = score_checkpoint if options.generated is None else score_images
-    suite, figures, facts, pictures = score(options, given, sampler_options)
-    report = {**figures, **suite.description(), **facts}
-    width = max(28, *map(len, figures))
-    for name, value in figures.items():
-        print(f"{name:<{width}} {value:.6g}")
-    if options.neighbours:
-        save_png(neighbour_sheet(suite, *pictures), Path(options.neighbours))
-    if options.json:
-        write_json(Path(options.json), flat(report))
+        if options[name] is None:
+            continue
+        file = Path(options[name])
+        if not options[name] or file.is_dir():
+            raise InputError(f"--{name} {options[name]}: give the name of a file")
+        if not file.absolute().parent.is_dir():
+            raise InputError(f"--{name} {file}: there is no folder {file.parent}")
+    if options.neighbours and Path(options.neighbours).suffix.lower() != ".png":
+        raise InputError(f"--neighbours {options.neighbours}: give a name that ends in .png")
 
 
-def score_checkpoint(options: Any, given: Any, sampler_options: Sequence[str]) -> tuple[Any, ...]:
-    """Score samples of a checkpoint."""
-    for name in ("real", "heldout", "size"):
-        if options[name] is not None:
+def check_mode(
+    options: Namespace, parser: CommandParser, sampler_options: Sequence[str], real_path: str | None
+) -> None:
+    """Raise InputError for options that contradict each other, before anything is built or downloaded."""
+    checkpoint, generated = options.checkpoint, options.generated
+    if (checkpoint is None) == (generated is None):
+        raise InputError("evaluate scores either a checkpoint, CKPT, or images, --generated DIR --real DIR: give one")
+    if generated is None:
+        given = [name for name in OF_IMAGES if options[name] != parser.get_default(name)]
+        if given or real_path is not None:
+            name = given[0] if given else "real"
             raise InputError(f"--{name} belongs to --generated: a checkpoint is compared with the data of its run")
-    if options.real_part != "train":
-        raise InputError("--real_part belongs to --generated: a checkpoint is compared with its training part")
+        if Path(checkpoint).is_dir() or Path(checkpoint).suffix.lower() in ARRAYS:
+            raise InputError(f"{checkpoint} is no checkpoint file; images are given as --generated {checkpoint}")
+        return
+    given = [f"--{name}" for name in OF_CHECKPOINTS if options[name] != parser.get_default(name)]
+    given += [option.partition("=")[0] for option in sampler_options[:1]]
+    if given:
+        raise InputError(f"{given[0]} belongs to a checkpoint, and --generated are images: leave it out")
+    if options.real is None and real_path is None:
+        raise InputError("--generated needs real images to compare with: give --real DIR, or a data set such as digits")
+    for name in ("generated", "heldout"):
+        path = options[name]
+        if path is not None and not (path and Path(path).expanduser().exists()):
+            raise InputError(f"--{name} {path}: no such folder or file of images: check the path")
+    for name in ("part", "real_part"):
+        if real_path is not None and options[name] != parser.get_default(name):
+            raise InputError(f"--{name} belongs to a data set, and {real_path} is none: leave it out")
+    if options.heldout is not None and options.part != parser.get_default("part"):
+        raise InputError("--part and --heldout both say what the held-out images are: give one")
+    if options.part == options.real_part == "test":
+        raise InputError("--part and --real_part are the same images: give another --real_part")
+    paths = [path for path in (generated, real_path, options.heldout) if path is not None]
+    if options.size is not None and not any(Path(path).expanduser().is_dir() for path in paths):
+        raise InputError("--size changes image files in folders alone, and none is given: leave it out")
+
+
+def score_checkpoint(options: Namespace, given: Namespace, sampler_options: Sequence[str]) -> Scored:
+    """Score samples of a checkpoint."""
+    n = options.n or 2000
     model, checkpoint = load_generator(options, sampler_options)
+    if options.per_class and not model.conditional:
+        raise InputError(f"--per_class: this {type(model).__name__} is not class-conditional: leave it out")
     suite = choose_suite(checkpoint, given, options)
+    check_metrics(suite.metrics, n, True, gives_logits(suite.extractor, model.spec, model.device))
     data = load_data(checkpoint[CHECKPOINT_KEY], options.trust)
+    labels = sample_labels(model, data, n)
+    if options.per_class:
+        check_classes({f"the {n} samples": labels.numpy()}, model.spec, suite.metrics)
     set_references(suite.to(model.device), data, options.part)
-    labels = sample_labels(model, data, options.n or 2000)
-    first = draw_samples(model, suite, options.n or 2000, options.batch_size, options.seed, labels)
-    figures = suite.compute()
+    first = draw_samples(model, suite, n, options.batch_size, options.seed, labels)
     facts = {
         "reference_part": "train",
         "heldout_part": options.part,
@@ -113,74 +251,66 @@ def score_checkpoint(options: Any, given: Any, sampler_options: Sequence[str]) -
         "weights": options.weights,
         "seed": options.seed,
     }
-    return suite, figures, facts, (first, data.images("train").levels, model.spec)
+    return Scored(suite, suite.compute(), facts, first, data.images("train").levels, model.spec)
 
 
-def score_images(options: Any, given: Any, sampler_options: Sequence[str]) -> tuple[Any, ...]:
-    """Score a folder or an array of images."""
-    if sampler_options:
-        raise InputError(f"{sampler_options[0]} belongs to a checkpoint, and --generated are images")
-    if options.real is None:
-        raise InputError("--generated needs real images to compare with: give --real DIR, or a data set such as digits")
-    parts, spec = real_parts(options, given.real)
-    generated, own = read_images(options.generated, options.size if Path(options.generated).is_dir() else None)
+def score_images(options: Namespace, given: Namespace, real: Source | str) -> Scored:
+    """Score a folder or an array of images against a data set, or another folder or array."""
+    device = find_device(options.device)
+    extractor = InceptionExtractor() if given.extractor is None else given.extractor
+    generated, own = read(options.generated, options.size)
+    images, spec = (None, real.spec) if isinstance(real, Source) else read_real(real, options.size)
     levels = to_reference(generated.levels, own, spec, options.generated)
     n = options.n or len(levels)
     if n > len(levels):
-        raise InputError(f"--n {n}: {options.generated} holds {len(levels)} images")
-    extractor = given.extractor or metrics.InceptionExtractor()
-    wanted = given.metrics or default_metrics("heldout" in parts, extractor, spec)
-    suite = MetricSuite(
-        extractor, wanted, options.cache, per_class=options.per_class, keep_features=bool(options.neighbours)
-    )
-    suite.to(find_device(options.device))
-    for name, (images, fingerprint) in parts.items():
-        labels = None if images.labels is None else torch.as_tensor(images.labels)
-        suite.set_reference(name, images.levels, spec, fingerprint, labels)
-    labels = None if generated.labels is None else torch.as_tensor(generated.labels)
+        raise InputError(f"--n {n}: {options.generated} holds {len(levels)} images: lower n")
+    levels, labels = levels[:n], None if generated.labels is None else generated.labels[:n]
+    held_out = options.heldout or (options.part if images is None and options.part != options.real_part else None)
+    logits = gives_logits(extractor, spec, device)
+    wanted = default_metrics(held_out is not None, logits) if given.metrics is None else given.metrics
+    suite = make_suite(extractor, wanted, options).to(device)
+    check_metrics(wanted, n, held_out is not None, logits)
+    parts = real_parts(options, real, images, spec, held_out)
+    if options.per_class:
+        sides = {options.generated: labels} | {where: part.labels for where, part, _ in parts.values()}
+        check_classes(sides, spec, wanted)
+    for name, (_, part, fingerprint) in parts.items():
+        suite.set_reference(name, part.levels, spec, fingerprint, part.labels)
     for start in range(0, n, options.batch_size):
         rows = slice(start, min(start + options.batch_size, n))
-        index = torch.arange(rows.start, rows.stop)
-        suite.update(torch.from_numpy(levels[rows]), index, None if labels is None else labels[rows])
-    figures = suite.compute()
-    dataset = isinstance(given.real, Source)
+        own_labels = None if labels is None else torch.from_numpy(labels[rows])
+        suite.update(torch.from_numpy(levels[rows]), torch.arange(rows.start, rows.stop), own_labels)
     facts = {
         "generated": options.generated,
-        "real": given.real.name if dataset else options.real,
-        "reference_part": options.real_part if dataset else "all",
-        "heldout_part": options.heldout or (options.part if "heldout" in parts else None),
+        "real": real.name if images is None else real,
+        "reference_part": options.real_part if images is None else "all",
+        "heldout_part": held_out,
         "size": options.size,
     }
-    return suite, figures, facts, (torch.from_numpy(levels[: options.batch_size]), parts["train"][0].levels, spec)
+    if images is None:
+        facts["real_source"] = options.real.as_dict() | {"class_path": class_path(type(real))}
+    return Scored(suite, suite.compute(), facts, torch.from_numpy(levels), parts[TRAIN][1].levels, spec)
 
 
-def real_parts(options: Any, real: Source | str) -> tuple[dict[str, tuple[Images, str]], ImageSpec]:
-    """Return images and content hash of the reference and, where there is one, of the held-out part."""
-    parts: dict[str, tuple[Images, str]] = {}
-    if isinstance(real, Source):
-        if options.size is not None:
-            raise InputError("--size brings folders of image files to one size: it does not change a data set")
-        real.prepare()
-        spec = real.spec
-        wanted = {"train": options.real_part, "heldout": options.part}
-        if options.heldout or options.part == options.real_part:
-            del wanted["heldout"]
-        parts = {name: (real.load(part), real.fingerprint(part)) for name, part in wanted.items()}
-    else:
-        images, spec = read_images(real, options.size if Path(real).is_dir() else None)
-        parts["train"] = images, content_hash(images, spec)
-    if options.heldout:
-        images, own = read_images(options.heldout, options.size if Path(options.heldout).is_dir() else None)
-        images = Images(to_reference(images.levels, own, spec, options.heldout), images.labels)
-        parts["heldout"] = images, content_hash(images, spec)
-    return parts, spec
+def read(path: str, size: int | None) -> tuple[Images, ImageSpec]:
+    """Return images and spec of a folder, brought to ``size``, or of an array, as it is."""
+    return read_images(path, size if Path(path).expanduser().is_dir() else None)
 
 
-def content_hash(images: Images, spec: ImageSpec) -> str:
-    """Return the content hash of images that come from no source."""
-    digest = ContentHash(spec)
-    digest.add(images.levels)
-    return digest.finish(images.labels)
+def read_real(path: str, size: int | None) -> tuple[Images, ImageSpec]:
+    """Return real images and their spec, whose pixels must be 0 .. 255: no data set says what their levels are."""
+    images, spec = read(path, size)
+    if is_array(path) and images.levels.max() < 128:
+        raise InputError(
+            f"{path}: no pixel is above {images.levels.max()}, as if these were levels of a data set that has fewer "
+            "than 256: give that data set as --real, or 8-bit pixels"
+        )
+    return images, spec
+
+
+def is_array(path: str) -> bool:
+    """Whether ``path`` is the name of an array file."""
+    return Path(path).suffix.lower() in ARRAYS
 
 
 def to_reference(levels: np.ndarray, own: ImageSpec, spec: ImageSpec, path: str) -> np.ndarray:
@@ -193,55 +323,165 @@ def to_reference(levels: np.ndarray, own: ImageSpec, spec: ImageSpec, path: str)
     """
     if own.shape != spec.shape:
         sizes = " x ".join(map(str, own.shape)), " x ".join(map(str, spec.shape))
-        raise InputError(f"{path}: images are {sizes[0]} and the real ones {sizes[1]} (channels x height x width)")
-    if spec.levels == 256 or (path.endswith(".npy") and levels.max() < spec.levels):
+        remedy = "convert them" if own.channels != spec.channels or is_array(path) else "bring them to one --size"
+        raise InputError(
+            f"{path}: images are {sizes[0]} and the real ones {sizes[1]} (channels x height x width): {remedy}"
+        )
+    brightest = levels.max()
+    if spec.levels == 256:
+        if is_array(path) and brightest < 128:
+            log.warning("%s: no pixel is above %d: are these levels of a data set that has fewer?", path, brightest)
+        return levels
+    if is_array(path) and brightest < spec.levels:
         return levels
     return spec.to_levels(ImageSpec(*own.shape).to_unit(torch.from_numpy(levels))).numpy()
 
 
-def default_metrics(held_out: bool, extractor: Extractor, spec: ImageSpec) -> list[FeatureMetric]:
-    """Return every metric that the references and the extractor allow."""
-    probe = extractor(torch.zeros(2, *spec.shape, dtype=torch.uint8), spec)
+def real_parts(
+    options: Namespace, real: Source | str, images: Images | None, spec: ImageSpec, held_out: str | None
+) -> dict[str, tuple[str, Images, str]]:
+    """Return where they are from, the images, and their content hash, of the reference and the held-out part.
+
+    Args:
+        options: of the command line.
+        real: a data set, or the path of ``images``.
+        images: the real images if they come from no data set.
+        spec: what the real images are.
+        held_out: path, or part of the data set; None for no held-out images.
+    """
+    if images is None:
+        real.prepare()
+        wanted = {TRAIN: options.real_part} | ({HELD_OUT: held_out} if held_out and not options.heldout else {})
+        parts = {name: (real.name, real.load(part), real.fingerprint(part)) for name, part in wanted.items()}
+    else:
+        parts = {TRAIN: (real, images, content_hash(images, spec))}
+    if options.heldout:
+        further, own = read(options.heldout, options.size)
+        further = Images(to_reference(further.levels, own, spec, options.heldout), further.labels)
+        parts[HELD_OUT] = options.heldout, further, content_hash(further, spec)
+    return parts
+
+
+def content_hash(images: Images, spec: ImageSpec) -> str:
+    """Return the content hash of images that come from no source."""
+    digest = ContentHash(spec)
+    digest.add(images.levels)
+    return digest.finish(images.labels)
+
+
+def gives_logits(extractor: Extractor, spec: ImageSpec, device: torch.device) -> bool:
+    """Whether the extractor, once moved to ``device``, gives logits for such images.
+
+    Raises:
+        InputError: where it cannot take them.
+    """
+    extractor.to(device).eval().check(spec)
+    try:
+        with torch.no_grad():
+            return extractor(torch.zeros(2, *spec.shape, dtype=torch.uint8, device=device), spec).logits is not None
+    except RuntimeError as error:
+        size, reason = " x ".join(map(str, spec.shape)), str(error).partition("\n")[0]
+        raise InputError(f"the extractor {extractor.name!r} cannot take images of {size}: {reason}") from error
+
+
+def default_metrics(held_out: bool, logits: bool) -> list[FeatureMetric]:
+    """Return the metrics that need no choice, as far as the references and the extractor allow them."""
     chosen = [FrechetDistance(), metrics.KernelDistance(), metrics.PrecisionRecall(), metrics.DensityCoverage()]
-    chosen += [metrics.Diversity()] + ([] if probe.logits is None else [metrics.InceptionScore()])
-    return chosen + ([metrics.CopyShare()] if held_out else [])
+    chosen += [metrics.Diversity()] + ([metrics.InceptionScore()] if logits else [])
+    return chosen + ([CopyShare()] if held_out else [])
 
 
-def class_names(args: Sequence[str]) -> list[str]:
-    """Return ``args`` with short names of extractors and data sets (``digits``) made class paths."""
-    changed = list(args)
-    tables = {"--extractor": ("Extractor", named(metrics, Extractor)), "--real": ("", named(sources, Source))}
-    for i, argument in enumerate(args):
+def check_metrics(wanted: Sequence[FeatureMetric], n: int, held_out: bool, logits: bool) -> None:
+    """Raise InputError for a metric that will have no figure, before features are extracted for hours."""
+    for metric in wanted:
+        name = type(metric).__name__
+        if n < metric.least:
+            raise InputError(f"{name} needs at least {metric.least} images, got {n}: raise n or choose other --metrics")
+        if "logits" in metric.keeps and not logits:
+            raise InputError(f"{name} needs logits, and this extractor gives features only: choose another --extractor")
+        if not held_out and (isinstance(metric, CopyShare) or metric.against[0] == HELD_OUT):
+            raise InputError(f"{name} compares with held-out images: give --heldout DIR")
+
+
+def check_classes(sides: dict[str, np.ndarray | None], spec: ImageSpec, wanted: Sequence[FeatureMetric]) -> None:
+    """Raise InputError where figures per class lack labels, or images of a class.
+
+    Args:
+        sides: labels (n,), by where they are from.
+        spec: what the real images are.
+        wanted: the metrics.
+    """
+    for where, labels in sides.items():
+        if labels is None:
+            raise InputError(f"--per_class needs labels: {where} has none (labels.npy in the folder)")
+    least = max(metric.least for metric in wanted)
+    for where, labels in sides.items():
+        found = dict(zip(*np.unique(labels, return_counts=True), strict=True))
+        if (last := max(found)) >= spec.num_classes:
+            raise InputError(f"--per_class: {where} has class {last}, real classes are 0 .. {spec.num_classes - 1}")
+        for label in range(spec.num_classes):
+            if (count := found.get(label, 0)) < least:
+                raise InputError(
+                    f"--per_class: class {label} has {count} images in {where}, and the metrics need {least}: give "
+                    "more, or choose other --metrics"
+                )
+
+
+def split_names(args: Sequence[str]) -> tuple[list[str], str | None]:
+    """Return ``args`` with short names (``digits``) made class paths and without --real PATH, and that path or None.
+
+    A folder or file comes before a data set of its name.
+
+    Raises:
+        InputError: for what is neither, naming the nearest.
+    """
+    tables = {"--extractor": ("extractor", metrics, Extractor), "--real": ("data set", sources, Source)}
+    rest: list[str] = []
+    classes: dict[str, str] = {}
+    real_path = None
+    pending = iter(args)
+    for argument in pending:
         option, equals, value = argument.partition("=")
-        if option not in tables or (not equals and i + 1 == len(args)):
+        owner = option.partition(".")[0]
+        if owner in tables and owner != option and not option.endswith(".help") and owner not in classes:
+            raise InputError(f"{option} is an argument of {owner}: name its class with {owner} before it")
+        if option not in tables:
+            rest.append(argument)
             continue
-        suffix, known = tables[option]
-        name = value if equals else args[i + 1]
-        if Path(name).exists():
+        value = value if equals else next(pending, "")
+        if not value or value.startswith("--"):
+            raise InputError(f"{option} needs a value")
+        if option == "--real" and Path(value).expanduser().exists():
+            real_path = value
             continue
-        path = known.get(_bare(name, suffix))
-        if path and equals:
-            changed[i] = f"{option}={path}"
-        elif path:
-            changed[i + 1] = path
-        elif option == "--real" and re.fullmatch(r"[\w./~-]+", name) and "." not in name:
-            near = ", ".join(sorted(known))
-            raise InputError(f"--real {name}: no such folder or file, and data sets are {near}")
-    return changed
+        real_path = None if option == "--real" else real_path
+        classes[option] = find_class_path(option, value, *tables[option])
+        rest.append(f"{option}={classes[option]}")
+    return rest, real_path
 
 
-def named(module: Any, base: type) -> dict[str, str]:
-    """Return the class paths of what a module exports, by bare name."""
-    classes = [getattr(module, name) for name in module.__all__]
-    return {
-        _bare(cls.__name__, base.__name__): f"{cls.__module__}.{cls.__qualname__}"
-        for cls in classes
+def find_class_path(option: str, name: str, kind: str, module: Any, base: type) -> str:
+    """Return the import path that ``name`` stands for, short or not."""
+    known = {
+        bare(cls.__name__, base): f"{cls.__module__}.{cls.__qualname__}"
+        for cls in map(vars(module).get, module.__all__)
         if inspect.isclass(cls) and issubclass(cls, base) and not inspect.isabstract(cls)
     }
+    if (short := bare(name, base)) in known:
+        return known[short]
+    missing = "no such folder or file, and " if base is Source else ""
+    root = name.partition(".")[0]
+    importable = re.fullmatch(r"\w+(\.\w+)+", name) and not is_array(name) and importlib.util.find_spec(root)
+    if importable or name.startswith("{"):
+        return name
+    near = difflib.get_close_matches(short, known, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}, or give an import path"
+    raise InputError(f"{option} {name}: {missing}no {kind} of that name: {hint}")
 
 
-def _bare(name: str, suffix: str) -> str:
-    return re.sub(r"[-_]", "", name).lower().removesuffix(suffix.lower() or "\0")
+def bare(name: str, base: type) -> str:
+    """Return a name without what tells its spellings apart: DigitsExtractor, digits; fashion-mnist, FashionMNIST."""
+    return re.sub(r"[-_]", "", name).lower().removesuffix(base.__name__.lower())
 
 
 def choose_suite(checkpoint: dict[str, Any], given: Any, options: Any) -> MetricSuite:
@@ -260,6 +500,11 @@ def choose_suite(checkpoint: dict[str, Any], given: Any, options: Any) -> Metric
     wanted = given.metrics
     if wanted is None:
         wanted = build(stored["metrics"], list[FeatureMetric], trusted, "metrics") if stored else [FrechetDistance()]
+    return make_suite(extractor, wanted, options)
+
+
+def make_suite(extractor: Extractor, wanted: Sequence[FeatureMetric], options: Namespace) -> MetricSuite:
+    """Return a suite as the options want it."""
     return MetricSuite(
         extractor, wanted, options.cache, per_class=options.per_class, keep_features=bool(options.neighbours)
     )

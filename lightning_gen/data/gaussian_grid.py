@@ -31,14 +31,15 @@ class GaussianGrid(Source):
     spec = ImageSpec(channels=2, height=1, width=1)
 
     def __init__(self, side: int = 5, spacing: float = 50.0, deviation: float = 2.0) -> None:
-        if side < 1 or not spacing > 0 or not deviation > 0:
+        if isinstance(side, bool) or not isinstance(side, int) or side < 1 or not spacing > 0 or not deviation > 0:
             raise InputError(
-                f"GaussianGrid: side must be at least 1, spacing and deviation above 0, got {side}, {spacing}, "
-                f"{deviation}"
+                f"GaussianGrid: side must be a whole number of at least 1, spacing and deviation above 0, got {side}, "
+                f"{spacing}, {deviation}"
             )
-        if spacing * (side - 1) / 2 + 4 * deviation > 127.5:
+        if not spacing * (side - 1) / 2 + 4 * deviation <= 127.5:  # not even where the sum is no number
             raise InputError(
-                f"GaussianGrid: {side} modes {spacing} levels apart do not fit into 0 .. 255: lower spacing"
+                f"GaussianGrid: {side} x {side} modes, {spacing} apart and of deviation {deviation}, do not fit into "
+                "0 .. 255: lower spacing or deviation"
             )
         self.side, self.spacing, self.deviation = side, spacing, deviation
 

@@ -101,7 +101,8 @@ def _read_array(path: Path) -> tuple[Images, ImageSpec]:
     if not packed:
         labels_file = path.with_name("labels.npy")
         return _labelled(levels, _read_labels(labels_file), labels_file)
-    return _labelled(np.ascontiguousarray(np.moveaxis(levels, -1, 1)), arrays[1] if len(arrays) > 1 else None, path)
+    # A copy: ascontiguousarray keeps the strides of one channel, and with them the network takes another path.
+    return _labelled(np.moveaxis(levels, -1, 1).copy(), arrays[1] if len(arrays) > 1 else None, path)
 
 
 def _load(path: Path) -> tuple[bool, list[np.ndarray]]:

@@ -1,0 +1,337 @@
+"""Folders and array files of images: order, sizes, labels, and every way in which they can be wrong."""
+
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightning_gen.data.images import read_images
+from lightning_gen.errors import InputError
+from lightning_gen.spec import ImageSpec
+
+
+def pixels(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def write_folder(folder, images):
+    """Write images (N, H, W) or (N, H, W, C) as PNG files whose names are in their order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i:03d}.png")
+    return folder
+
+
+def test_a_folder_is_read_in_the_order_of_its_names_whatever_the_order_of_writing(tmp_path):
+    levels = pixels(70, 6, 5)
+    for i in np.random.default_rng(1).permutation(70):
+        Image.fromarray(levels[i]).save(tmp_path / f"{i:03d}.png")
+    images, spec = read_images(tmp_path)
+    np.testing.assert_array_equal(images.levels, levels[:, None])
+    assert images.labels is None
+    assert spec == ImageSpec(1, 6, 5)
+
+
+def test_a_folder_is_searched_to_any_depth_and_other_files_are_passed_over(tmp_path):
+    levels = pixels(3, 4, 4, 3)
+    Image.fromarray(levels[0]).save(tmp_path / "z.png")
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    Image.fromarray(levels[1]).save(tmp_path / "a" / "c.BMP")
+    Image.fromarray(levels[2]).save(tmp_path / "a" / "b" / "d.png")
+    (tmp_path / "notes.txt").write_text("not an image")
+    Image.fromarray(levels[0]).save(tmp_path / ".hidden.png")
+    images, spec = read_images(str(tmp_path))
+    np.testing.assert_array_equal(images.levels, levels.transpose(0, 3, 1, 2))  # files before folders
+    assert spec == ImageSpec(3, 4, 4)
+
+
+def test_a_home_folder_may_be_written_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_folder(tmp_path / "mine", pixels(2, 4, 4))
+    assert len(read_images("~/mine")[0].levels) == 2
+
+
+def test_files_are_brought_to_a_size_by_cutting_to_the_aspect_and_pillows_bicubic_filter(tmp_path):
+    sizes = {"same": (6, 8), "wide": (6, 12), "large": (12, 16)}
+    files = {name: pixels(*size, seed=seed) for seed, (name, size) in enumerate(sizes.items())}
+    for i, file in enumerate(files.values()):
+        Image.fromarray(file).save(tmp_path / f"{i}.png")
+    levels = read_images(tmp_path, size=[6, 8])[0].levels[:, 0]
+    np.testing.assert_array_equal(levels[0], files["same"])
+    np.testing.assert_array_equal(levels[1], files["wide"][:, 2:10])
+    smaller = Image.fromarray(files["large"]).resize((8, 6), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(levels[2], np.asarray(smaller))
+    assert read_images(tmp_path, size=5)[1] == ImageSpec(1, 5, 5)
+
+
+def test_files_that_are_turned_by_their_exif_tag_have_the_size_that_is_seen(tmp_path):
+    levels = pixels(2, 4, 6)
+    Image.fromarray(levels[0]).save(tmp_path / "a.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by a quarter to the right to see it
+    Image.fromarray(np.rot90(levels[1])).save(tmp_path / "b.png", exif=exif)
+    np.testing.assert_array_equal(read_images(tmp_path)[0].levels[:, 0], levels)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_npy_file_holds_channels_first(tmp_path, order):
+    levels = pixels(5, 3, 4, 6)
+    np.save(tmp_path / "x.npy", np.asarray(levels, order=order))
+    images, spec = read_images(tmp_path / "x.npy")
+    np.testing.assert_array_equal(images.levels, levels)
+    assert spec == ImageSpec(3, 4, 6)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_npz_file_holds_channels_last_and_then_labels(tmp_path, save):
+    levels, labels = pixels(5, 4, 6, 3), np.array([0, 3, 1, 0, 2], np.int32)
+    save(tmp_path / "x.npz", levels)
+    images, spec = read_images(tmp_path / "x.npz")
+    np.testing.assert_array_equal(images.levels, np.stack([image.transpose(2, 0, 1) for image in levels]))
+    assert images.levels.flags.c_contiguous
+    assert (images.labels, spec) == (None, ImageSpec(3, 4, 6))
+    save(tmp_path / "y.npz", levels, labels)
+    images, spec = read_images(tmp_path / "y.npz")
+    np.testing.assert_array_equal(images.labels, labels)
+    assert images.labels.dtype == np.int64
+    assert spec == ImageSpec(3, 4, 6, num_classes=4)
+
+
+def test_labels_are_found_in_the_folder_and_beside_the_array(tmp_path):
+    levels, labels = pixels(4, 5, 5), np.array([1, 0, 2, 1], np.uint8)
+    write_folder(tmp_path, levels)
+    np.save(tmp_path / "samples.npy", levels[:, None])
+    np.save(tmp_path / "labels.npy", labels)
+    for path in (tmp_path, tmp_path / "samples.npy"):
+        images, spec = read_images(path)
+        np.testing.assert_array_equal(images.labels, labels)
+        assert spec.num_classes == 3
+    np.savez(tmp_path / "x.npz", levels[..., None])
+    assert read_images(tmp_path / "x.npz")[0].labels is None
+
+
+class Opened:
+    """Leaves a file behind where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "labels.npy"])
+def test_pickled_objects_are_refused_unopened(tmp_path, name):
+    trap = np.array([Opened(tmp_path / "opened")], dtype=object)
+    if name == "labels.npy":
+        write_folder(tmp_path, pixels(1, 4, 4))
+        np.save(tmp_path / name, trap)
+    else:
+        (np.save if name == "x.npy" else np.savez)(tmp_path / name, trap)
+    with pytest.raises(InputError, match=f"{name}: cannot be read as plain numbers: ") as error:
+        read_images(tmp_path if name == "labels.npy" else tmp_path / name)
+    assert "allow_pickle" not in str(error.value)
+    assert not (tmp_path / "opened").exists()
+
+
+@pytest.mark.parametrize(
+    ("images", "problem"),
+    [
+        (pixels(5, 1, 4, 4).astype(np.float32), "must hold uint8 levels {order}.*, got float32 of shape .5, 1, 4, 4.:"),
+        (pixels(5, 1, 4, 4).astype(np.int64), "got int64"),
+        (pixels(5, 4, 4), "got uint8 of shape .5, 4, 4.: convert it"),
+        (pixels(0, 3, 3, 3), "got uint8 of shape .0, 3, 3, 3.:"),
+        (pixels(5, 8, 4, 8), "{order} of 1 to 4 channels, got uint8 of shape .5, 8, 4, 8.:"),
+        (np.uint8(3), "got uint8 of shape ..:"),
+    ],
+)
+def test_arrays_of_another_type_or_shape_are_named_as_they_are(tmp_path, images, problem):
+    np.save(tmp_path / "x.npy", images)
+    with pytest.raises(InputError, match="x.npy: .*" + problem.format(order=".N, C, H, W.")):
+        read_images(tmp_path / "x.npy")
+    np.savez(tmp_path / "x.npz", images)
+    with pytest.raises(InputError, match="x.npz: .*" + problem.format(order=".N, H, W, C.")):
+        read_images(tmp_path / "x.npz")
+
+
+def test_arrays_whose_channels_lie_at_the_wrong_place_are_refused(tmp_path):
+    np.save(tmp_path / "x.npy", pixels(5, 8, 8, 3))
+    np.savez(tmp_path / "x.npz", pixels(5, 3, 8, 8))
+    for name in ("x.npy", "x.npz"):
+        with pytest.raises(InputError, match="1 to 4 channels"):
+            read_images(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem"),
+    [
+        (np.arange(3), "labels must be 4 whole numbers, one per image, got int64 of shape .3,."),
+        (np.arange(4)[:, None], "got int64 of shape .4, 1."),
+        (np.arange(4.0), "got float64"),
+        (np.arange(4) - 1, "from 0, got -1 .. 2"),
+        (np.array([0, 0, 0, 2**63], np.uint64), "got 0 .. 9223372036854775808"),
+    ],
+)
+def test_bad_labels_are_told_with_their_file(tmp_path, labels, problem):
+    write_folder(tmp_path, pixels(4, 5, 5))
+    np.save(tmp_path / "labels.npy", labels)
+    with pytest.raises(InputError, match="labels.npy: .*" + problem):
+        read_images(tmp_path)
+    np.savez(tmp_path / "x.npz", pixels(4, 5, 5, 1), labels)
+    with pytest.raises(InputError, match="x.npz: .*" + problem):
+        read_images(tmp_path / "x.npz")
+
+
+def empty(folder):
+    return folder
+
+
+def without_images(folder):
+    (folder / "notes.txt").write_text("x")
+    return folder
+
+
+def missing(folder):
+    return folder / "nowhere"
+
+
+def foreign(folder):
+    (folder / "x.pt").write_bytes(b"x")
+    return folder / "x.pt"
+
+
+def mixed_sizes(folder):
+    Image.fromarray(pixels(4, 6)).save(folder / "zz.png")
+    return write_folder(folder, pixels(2, 5, 5))
+
+
+def colour_among_grey(folder):
+    Image.fromarray(pixels(5, 5, 3)).save(folder / "zz.png")
+    return write_folder(folder, pixels(2, 5, 5))
+
+
+def grey_among_colour(folder):
+    Image.fromarray(pixels(5, 5)).save(folder / "zz.png")
+    return write_folder(folder, pixels(2, 5, 5, 3))
+
+
+def transparent(folder):
+    return write_folder(folder, np.zeros((2, 5, 5, 4), np.uint8))
+
+
+def no_picture(folder):
+    (write_folder(folder, pixels(2, 5, 5)) / "000.png").write_text("hello")
+    return folder
+
+
+def cut_header(folder):
+    file = write_folder(folder, pixels(2, 5, 5)) / "001.png"
+    file.write_bytes(file.read_bytes()[:20])
+    return folder
+
+
+def cut_pixels(folder):
+    file = write_folder(folder, pixels(2, 50, 50)) / "001.png"
+    file.write_bytes(file.read_bytes()[:500])
+    return folder
+
+
+def no_bytes(folder):
+    (folder / "x.npy").touch()
+    return folder / "x.npy"
+
+
+def nothing_packed(folder):
+    np.savez(folder / "x.npz")
+    return folder / "x.npz"
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (missing, "nowhere: no such folder or file: give a folder of images"),
+        (empty, r"holds no images \(.png .*\): give the folder or array that does"),
+        (without_images, "holds no images"),
+        (foreign, "x.pt: is no array of images: give a folder of images, or a .npy or .npz file"),
+        (mixed_sizes, "zz.png: is 4 x 6 among images of 5 x 5: give a size to bring all to"),
+        (colour_among_grey, "zz.png: a colour image among grey ones: convert or remove it"),
+        (grey_among_colour, "zz.png: a grey image among colour ones: convert or remove it"),
+        (transparent, "000.png: has transparent pixels: convert or remove it"),
+        (no_picture, "000.png: is no readable image: repair or remove it"),
+        (cut_header, "001.png: is no readable image: repair or remove it"),
+        (cut_pixels, r"001.png: is broken \(.*\): repair or remove it"),
+        (no_bytes, r"x.npy: cannot be read as plain numbers \(.*\): save it again or remove it"),
+        (nothing_packed, "x.npz: must hold uint8 levels .*, got float64 of shape .0,."),
+    ],
+)
+def test_what_cannot_be_read_is_named_in_one_line_with_a_remedy(tmp_path, make, problem):
+    with pytest.raises(InputError, match=problem) as error:
+        read_images(make(tmp_path))
+    assert str(error.value).startswith(str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_advice_about_broken_files_names_no_option_that_is_not_there(tmp_path):
+    no_picture(tmp_path)
+    with pytest.raises(InputError, match=r"000.png: is not an image: repair or remove it$"):
+        read_images(tmp_path, size=5)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_named(tmp_path):
+    (tmp_path / "x").mkdir(mode=0)
+    with pytest.raises(InputError, match=r"x: cannot be read .*: check its permissions"):
+        read_images(tmp_path / "x")
+
+
+@pytest.mark.parametrize("size", [0, -1, True, [4], [4, 0], [4, 5, 6], [4.0, 5.0]])
+def test_a_size_that_is_none_is_refused(tmp_path, size):
+    write_folder(tmp_path, pixels(2, 5, 5))
+    with pytest.raises(InputError, match=r"size must be a number of pixels or .height, width., got"):
+        read_images(tmp_path, size)
+
+
+def test_arrays_are_not_resized(tmp_path):
+    np.save(tmp_path / "x.npy", pixels(2, 1, 5, 5))
+    with pytest.raises(InputError, match=r"x.npy: arrays cannot be brought to another size: leave the size out"):
+        read_images(tmp_path / "x.npy", 4)
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "y.npz"])
+def test_damaged_arrays_end_in_one_line_whatever_was_hit(tmp_path, name):
+    random = np.random.default_rng(0)
+    levels = pixels(3, 4, 4, 1)
+    if name == "x.npy":
+        np.save(tmp_path / name, levels.transpose(0, 3, 1, 2))
+    else:
+        (np.savez if name == "x.npz" else np.savez_compressed)(tmp_path / name, levels, np.arange(3))
+    sound = (tmp_path / name).read_bytes()
+    problems = []
+    for _ in range(400):
+        broken = bytearray(sound)
+        for _ in range(random.integers(1, 4)):
+            broken[random.integers(min(len(broken), 150))] = random.integers(256)
+        (tmp_path / name).write_bytes(broken[: random.integers(1, len(broken))] if random.random() < 0.2 else broken)
+        try:
+            read_images(tmp_path / name)
+        except InputError as error:
+            problems.append(str(error))
+    assert len(problems) > 200
+    assert not [problem for problem in problems if name not in problem or "\n" in problem]
+
+
+def test_a_npz_file_named_npy_is_read_as_what_it_is(tmp_path):
+    np.savez(tmp_path / "x.npz", pixels(2, 5, 6, 3))
+    (tmp_path / "x.npz").rename(tmp_path / "x.npy")
+    assert zipfile.is_zipfile(tmp_path / "x.npy")
+    assert read_images(tmp_path / "x.npy")[1] == ImageSpec(3, 5, 6)
+
+
+def test_a_pickle_named_npy_is_not_opened(tmp_path):
+    (tmp_path / "x.npy").write_bytes(pickle.dumps(Opened(tmp_path / "opened")))
+    with pytest.raises(InputError, match=r"x.npy: cannot be read as plain numbers"):
+        read_images(tmp_path / "x.npy")
+    assert not (tmp_path / "opened").exists()
