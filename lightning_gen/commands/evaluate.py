@@ -24,7 +24,6 @@ from lightning_gen.callbacks.evaluation import draw_samples, neighbour_sheet, sa
 from lightning_gen.callbacks.grid import save_png
 from lightning_gen.commands.common import add_model_options, find_device, load_generator, split_sampler_options
 from lightning_gen.commands.messages import CommandParser
-from lightning_gen.commands.training import input_error_behind
 from lightning_gen.data import Images, Source
 from lightning_gen.data.images import ARRAYS, read_images
 from lightning_gen.data.source import ContentHash
@@ -90,10 +89,7 @@ def run(args: Sequence[str]) -> None:
     options = parser.parse_args(rest)
     check_files(options)
     check_mode(options, parser, sampler_options, real_path)
-    try:
-        given = parser.instantiate(options)
-    except ValueError as error:  # the parser wraps what a constructor says of its arguments
-        raise (input_error_behind(error) or error) from error
+    given = parser.instantiate(options)
     if options.generated is None:
         scored = score_checkpoint(options, given, sampler_options)
     else:

@@ -10,8 +10,9 @@ import re
 import sys
 from argparse import SUPPRESS, Action
 from collections.abc import Sequence
+from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_gen.errors import InputError
@@ -39,6 +40,17 @@ class CommandParser(OneLineErrors, ArgumentParser):
 
     shown = "--{}"
 
+    def instantiate(self, *args: Any, **kwargs: Any) -> Namespace:
+        """Make the objects that options describe.
+
+        Raises:
+            InputError: what a constructor says of its arguments, which the base class would wrap.
+        """
+        try:
+            return super().instantiate(*args, **kwargs)
+        except ValueError as error:
+            raise (input_error_behind(error) or error) from error
+
 
 class TrainingParser(OneLineErrors, LightningArgumentParser):
     """A parser of one of LightningCLI's verbs."""
@@ -55,6 +67,17 @@ class TrainingParser(OneLineErrors, LightningArgumentParser):
         finally:
             for action, text in zip(self.unlisted, texts, strict=True):
                 action.help = text
+
+
+def input_error_behind(error: BaseException) -> InputError | None:
+    """Return the InputError that ``error`` is or was raised from: parsers wrap what constructors raise."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, InputError):
+            return error
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def condense(message: str, parser: ArgumentParser) -> tuple[str, str]:

@@ -43,7 +43,7 @@ from lightning_gen.callbacks import (
     TrainLog,
 )
 from lightning_gen.callbacks.recorder import count_parameters
-from lightning_gen.commands.messages import TrainingParser
+from lightning_gen.commands.messages import TrainingParser, input_error_behind
 from lightning_gen.commands.verbs import TRAINING, fail
 from lightning_gen.errors import InputError
 from lightning_gen.files import flat, write_json
@@ -611,17 +611,6 @@ def explain(error: Exception, cli: TrainingCLI) -> tuple[str, int]:
         remedy = "lower --data.batch_size or --evaluation.batch_size, or a network's width"
         return f"out of memory: {remedy}; {good}", 1
     return "", 1
-
-
-def input_error_behind(error: BaseException) -> InputError | None:
-    """Return the InputError that ``error`` is or was raised from: parsers wrap what constructors raise."""
-    seen: list[BaseException] = []
-    while error is not None and error not in seen:
-        if isinstance(error, InputError):
-            return error
-        seen.append(error)
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
