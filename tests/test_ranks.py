@@ -14,10 +14,10 @@ from lightning_gen.cli import main
 from lightning_gen.runs import RunFolder, read_metrics
 
 CONFIG = str(Path(__file__).parent / "conf" / "gan.yaml")
+FULL = str(Path(__file__).parent / "conf" / "full.yaml")
 # float64, no batch norm, SGD: nothing that depends on the order of sums beyond rounding, nothing per rank.
 EXACT = [
     "--trainer.precision=64-true",
-    "--model.generator.batch_norm=false",
     "--model.generator_optimizer=torch.optim.SGD",
     "--model.generator_optimizer.lr=0.05",
     "--model.discriminator_optimizer=torch.optim.SGD",
@@ -25,8 +25,8 @@ EXACT = [
 ]
 
 
-def fit(folder: Path, *arguments: str, ranks: int = 2, path: Path | None = None) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(path or folder), "OMP_NUM_THREADS": "1"}
+def fit(folder: Path, *arguments: str, config: str = CONFIG) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [
             sys.executable,
@@ -34,8 +34,8 @@ def fit(folder: Path, *arguments: str, ranks: int = 2, path: Path | None = None)
             "lightning_gen",
             "fit",
             "--config",
-            CONFIG,
-            f"--trainer.devices={ranks}",
+            config,
+            "--trainer.devices=2",
             f"--run.root={folder}",
             *arguments,
         ],
@@ -47,19 +47,25 @@ def fit(folder: Path, *arguments: str, ranks: int = 2, path: Path | None = None)
     )
 
 
-def checkpoint(folder: Path) -> dict:
-    return torch.load(folder / "gan" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+def checkpoint(folder: Path, experiment: str = "gan") -> dict:
+    return torch.load(folder / experiment / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
 
 
 def test_two_ranks_equal_one_rank_on_the_union_batch(tmp_path):
     # 20 steps of 32 images; n = 200 samples in chunks of 30 do not divide by ranks, nor do 200 validation images by 3.
-    common = [*EXACT, "--budget.images=640", "--evaluation.batch_size=30", "--data.eval_batch_size=67"]
+    common = [
+        *EXACT,
+        "--model.generator.batch_norm=false",
+        "--budget.images=640",
+        "--evaluation.batch_size=30",
+        "--data.eval_batch_size=67",
+    ]
     two = fit(tmp_path / "two", *common, "--data.batch_size=16")
     assert two.returncode == 0, two.stderr
     main(["fit", "--config", CONFIG, f"--run.root={tmp_path / 'one'}", *common, "--data.batch_size=32"])
     a, b = checkpoint(tmp_path / "one"), checkpoint(tmp_path / "two")
     assert b["lightning_gen"]["images_seen"] == 640
-    assert b["lightning_gen"]["counters"] == {"critic_steps_taken": 20}
+    assert b["lightning_gen"]["counters"] == {"critic_steps_taken": 20, "generator_steps_taken": 10}
     for name, value in a["state_dict"].items():
         assert value.dtype == torch.float64
         torch.testing.assert_close(b["state_dict"][name], value, rtol=0, atol=1e-10)
@@ -73,6 +79,64 @@ def test_two_ranks_equal_one_rank_on_the_union_batch(tmp_path):
     assert [row["images_seen"] for row in rows[0]] == [row["images_seen"] for row in rows[1]]
     assert not (tmp_path / "two" / "gan" / "version_1").exists()
     assert len(list((tmp_path / "two" / "gan" / "version_0" / "samples").iterdir())) == 1
+
+
+def test_two_ranks_equal_one_rank_with_everything_that_draws_or_remembers(tmp_path):
+    common = [
+        *EXACT,
+        "--budget.images=384",
+        "--evaluation.n=60",
+        "--evaluation.per_class=true",
+        "--evaluation.neighbours=true",
+    ]
+    two = fit(tmp_path / "two", *common, "--data.batch_size=16", config=FULL)
+    assert two.returncode == 0, two.stderr
+    main(["fit", "--config", FULL, f"--run.root={tmp_path / 'one'}", *common, "--data.batch_size=32"])
+    a, b = checkpoint(tmp_path / "one", "full"), checkpoint(tmp_path / "two", "full")
+    assert b["lightning_gen"]["counters"] == {"critic_steps_taken": 12, "generator_steps_taken": 6}
+    remembered = {name for name in a["state_dict"] if name.startswith(("augmentation.", "penalties.", "generator_pen"))}
+    assert {"augmentation.p", "penalties.1.averages", "generator_penalties.0.average"} <= remembered
+    assert a["state_dict"]["augmentation.p"] != pytest.approx(0.3)
+    for name, value in a["state_dict"].items():
+        difference = (b["state_dict"][name] - value).abs().max()
+        assert difference < 1e-9, name
+    for name, value in a["ema"]["generator"].items():
+        torch.testing.assert_close(b["ema"]["generator"][name], value, rtol=0, atol=1e-9)
+    one, other = (RunFolder(tmp_path / which / "full" / "version_0").summary() for which in ("one", "two"))
+    assert "val/classes_digits_class9" in one["last"]
+    assert other["last"] == pytest.approx(one["last"], rel=1e-6, abs=1e-9)
+
+
+COLLAPSED = """
+from lightning_gen.networks import MLPGenerator
+
+class Stuck(MLPGenerator):
+    '''Draws one image, whatever its latent.'''
+    def forward(self, latent, labels=None):
+        return super().forward(latent * 0, labels)
+"""
+
+
+def test_all_ranks_stop_when_training_collapses(tmp_path):
+    (tmp_path / "collapsed.py").write_text(COLLAPSED)
+    run = fit(
+        tmp_path,
+        "--model.generator=collapsed.Stuck",
+        "--model.generator.latent_dim=8",
+        # Of a critic with batch norm each rank has its own statistics, hence its own opinion.
+        "--model.discriminator=DCGANDiscriminator",
+        "--model.discriminator.width=4",
+        "--ema.half_life=0",
+        "--evaluation.every=320",
+        "--data.batch_size=16",
+        "--collapse.action=stop",
+        "--collapse.after=0",
+    )
+    assert run.returncode == 0, run.stderr
+    output = run.stdout + run.stderr
+    assert output.count("training looks collapsed at 640 images: samples differ 0.00 times") == 1, output
+    assert checkpoint(tmp_path)["lightning_gen"]["images_seen"] == 640
+    assert RunFolder(tmp_path / "gan" / "version_0").summary()["status"] == "finished"
 
 
 LOSS = """
@@ -105,7 +169,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_by_all(tmp_path):
     saved = checkpoint(tmp_path)
     assert saved["lightning_gen"]["skipped_steps"] == 3
     assert saved["lightning_gen"]["images_seen"] == 640
-    assert saved["lightning_gen"]["counters"] == {"critic_steps_taken": 17}
+    assert saved["lightning_gen"]["counters"] == {"critic_steps_taken": 17, "generator_steps_taken": 8}
     assert all(torch.isfinite(value).all() for value in saved["state_dict"].values())
     rows = read_metrics(tmp_path / "gan" / "version_0" / "metrics.csv")[1]
     assert [row for row in rows if row["train/skipped_steps"]][-1]["train/skipped_steps"] == "3.0"

@@ -15,6 +15,7 @@ from lightning_gen.cli import main
 from lightning_gen.runs import RunFolder, read_metrics
 
 CONFIG = str(Path(__file__).parent / "conf" / "gan.yaml")
+FULL = str(Path(__file__).parent / "conf" / "full.yaml")
 
 
 def command(*arguments: str) -> list[str]:
@@ -133,6 +134,19 @@ def test_a_finished_run_goes_on_with_a_larger_budget(undisturbed, tmp_path, caps
     main(["fit", "--config", CONFIG, "--run.root", str(tmp_path), "--ckpt_path", str(run.last)])
     assert_same_run(run.last, undisturbed.last)
     assert (run.path / "config.until-9024.yaml").is_file()
+
+
+def test_a_run_with_everything_that_draws_or_remembers_goes_on_bit_for_bit(tmp_path):
+    """At 992 images ADA is inside an interval, and the lazy penalties of both sides inside theirs."""
+    main(["fit", "--config", FULL, "--run.root", str(tmp_path / "whole"), "--budget.images", "2016"])
+    main(["fit", "--config", FULL, "--run.root", str(tmp_path / "half"), "--budget.images", "992"])
+    whole, half = (RunFolder(tmp_path / name / "full" / "version_0") for name in ("whole", "half"))
+    stored = torch.load(half.last, weights_only=True)["state_dict"]
+    assert stored["augmentation.steps"] == 1
+    assert stored["augmentation.p"] != pytest.approx(0.3)
+    more = ["--budget.images", "2016", "--ckpt_path", str(half.last)]
+    main(["fit", "--config", FULL, "--run.root", str(tmp_path / "half"), *more])
+    assert_same_run(half.last, whole.last)
 
 
 def test_what_differs_from_the_checkpoint_is_said_and_the_config_counts(tmp_path, capsys):

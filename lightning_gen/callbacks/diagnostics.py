@@ -24,10 +24,10 @@ class Diagnostics(Callback):
     """Report what the model's ``diagnostics`` say of held-out and of training images, at each evaluation.
 
     A figure per image is reported by its mean, ``val/<name>``, and standard deviation, ``val/<name>_std``, and goes to
-    W&B and TensorBoard as a histogram; a scalar as it is. Where training images give another value it is
-    ``val/<name>_on_train``: a critic that is surer of training than of held-out images has learned them by heart
-    (Karras et al. 2020). The images are always the same, equally many of either part. Weights of several ranks are
-    equal, but their batch statistics are not: the figures are the first rank's.
+    W&B and TensorBoard as a histogram; a scalar as it is. Of training images they are called ``val/<name>_on_train``
+    (left out for samples, which are the same unless labels differ): a critic that is surer of training than of held-out
+    images has learned them by heart (Karras et al. 2020). The images are always the same, equally many of either part.
+    Weights of several ranks are equal, but their batch statistics are not: the figures are the first rank's.
 
     Args:
         n: images of either part, or as many as the smaller one has; 0 for no diagnostics.
@@ -55,7 +55,7 @@ class Diagnostics(Callback):
             on_train = self.diagnose(pl_module, data, "train", n) if held_out else {}
             for name, value in held_out.items():
                 figures |= summary(f"val/{name}", value)
-                if not torch.equal(on_train[name], value):
+                if value.ndim == 0 or not torch.equal(on_train[name], value):
                     figures |= summary(f"val/{name}_on_train", on_train[name])
             self._log_histograms(trainer, pl_module, held_out)
         if self.spectral_norms:
@@ -118,6 +118,7 @@ class CollapseMonitor(Callback):
         classes: smallest share of the classes.
         critic_accuracy: largest probability that a real image scores above a sample.
         patience: evaluations in a row that must show a sign.
+        after: images before which nothing is judged: at its very beginning every generator looks collapsed.
 
     Raises:
         InputError: for numbers out of range; at the start of training for "roll_back" without checkpoint.monitor.
@@ -130,17 +131,21 @@ class CollapseMonitor(Callback):
         classes: float = 0.5,
         critic_accuracy: float = 0.999,
         patience: int = 2,
+        after: int = 20_000,
     ):
         for name, value in {"diversity": diversity, "classes": classes, "critic_accuracy": critic_accuracy}.items():
             if not 0 <= value <= 1:
                 raise InputError(f"collapse.{name} must be in [0, 1], got {value}")
         if patience < 1:
             raise InputError(f"collapse.patience must be at least 1, got {patience}")
+        if after < 0:
+            raise InputError(f"collapse.after must be at least 0 images, got {after}")
         self.action = action
         self.diversity = diversity
         self.classes = classes
         self.critic_accuracy = critic_accuracy
         self.patience = patience
+        self.after = after
         self.told = False
         self.going_back = False
         self.in_a_row: dict[str, int] = {}
@@ -168,6 +173,8 @@ class CollapseMonitor(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         figures, self._figures = self._figures, {}
         if self.action == "off" or trainer.state.fn != "fit" or trainer.sanity_checking or self.told:
+            return
+        if pl_module.images_seen < self.after:
             return
         found = self.signs(figures, pl_module.spec.num_classes)
         self.in_a_row = {name: self.in_a_row.get(name, 0) + 1 for name in found}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -178,6 +179,7 @@ class GenerativeEvaluation(Callback):
                         f"evaluation.n must be at least {metric.least} for {type(metric).__name__}, got {n}"
                     )
         self.results: dict[str, float] = {}
+        self.folder: Path | None = None
         self._references: str | None = None
         self._never: float = sys.maxsize
 
@@ -187,8 +189,22 @@ class GenerativeEvaluation(Callback):
         if self.suite is not None:
             check_data(trainer.datamodule)
             self.suite.extractor.check(trainer.datamodule.spec)
-            if self.per_class and not pl_module.conditional:
-                raise InputError(f"evaluation.per_class: this {type(pl_module).__name__} is not class-conditional")
+            if self.per_class:
+                self._check_classes(trainer, pl_module)
+        if stage == "fit" and not trainer.fast_dev_run:
+            self.folder = Path(trainer.log_dir) / "samples"
+
+    def _check_classes(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
+        labels = sample_labels(pl_module, trainer.datamodule, self.n)
+        if labels is None:
+            raise InputError(f"evaluation.per_class: this {type(pl_module).__name__} is not class-conditional")
+        count, label = torch.bincount(labels, minlength=pl_module.spec.num_classes).min(0)
+        for metric in self.suite.metrics:
+            if count < metric.least:
+                raise InputError(
+                    f"evaluation.per_class: of {self.n} samples, in the training part's proportions, {int(count)} are "
+                    f"of class {int(label)}, and {type(metric).__name__} needs {metric.least}: raise evaluation.n"
+                )
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self.suite is not None:  # so that `lightning evaluate` needs no config
@@ -239,11 +255,13 @@ class GenerativeEvaluation(Callback):
             )
             figures = self.suite.compute()
         self.suite.reset()
-        if self.neighbours and first is not None and trainer.state.fn == "fit" and not trainer.fast_dev_run:
+        if self.neighbours and first is not None and self.folder is not None:
             sheet = neighbour_sheet(self.suite, first, trainer.datamodule.images("train").levels, pl_module.spec)
-            folder = Path(trainer.log_dir) / "samples"
-            folder.mkdir(parents=True, exist_ok=True)
-            save_png(sheet, folder / f"{pl_module.images_seen:012d}-neighbours.png")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_png(sheet, self.folder / f"{pl_module.images_seen:012d}-neighbours.png")
         self.results = {f"{part}/{name}": value for name, value in figures.items()}
         higher = {f"{part}/{name}": better for name, better in self.suite.higher_is_better(figures).items()}
-        pl_module.report(self.results, higher)
+        of_classes = {name for name in self.results if re.search(r"_class\d+$", name)}
+        pl_module.report({name: value for name, value in self.results.items() if name not in of_classes}, higher)
+        if of_classes:
+            pl_module.report({name: self.results[name] for name in self.results if name in of_classes}, detail=True)

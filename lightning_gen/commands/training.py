@@ -421,7 +421,7 @@ class TrainingCLI(LightningCLI):
         figures = ", ".join(
             f"{name} {value:.4g}"
             for name, value in recorder.last.items()
-            if name.removeprefix("val/").startswith("fid")
+            if name.removeprefix("val/").startswith("fid") and "_class" not in name
         )
         say(
             f"done: {model.images_seen:,} images in {seconds:,.0f} s"

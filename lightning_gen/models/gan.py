@@ -165,9 +165,15 @@ class GAN(GenerativeModule):
         ]
 
     def on_fit_start(self) -> None:
-        if self.trainer.precision == "16-mixed":
+        precision = str(self.trainer.precision)
+        if precision in ("16-mixed", "16-true"):
             raise InputError(
-                "GAN does not train with trainer.precision 16-mixed (losses underflow): use bf16-mixed or 32-true"
+                f"GAN does not train with trainer.precision {precision} (losses underflow): use bf16-mixed or 32-true"
+            )
+        twice = [type(p).__name__ for p in (*self.penalties, *self.generator_penalties) if p.differentiates_twice]
+        if precision == "bf16-true" and twice:
+            raise InputError(
+                f"{twice[0]} needs weights in float32, which trainer.precision bf16-true has not: use bf16-mixed"
             )
         self.generator_parameters = [p for p in self.generator.parameters() if p.requires_grad]
         self.critic_parameters = [p for p in self.discriminator.parameters() if p.requires_grad]
@@ -307,10 +313,10 @@ class GAN(GenerativeModule):
             levels = self.sample(len(images), batch.labels, generator=self.random("diagnostics"))
             samples = self.spec.to_unit(levels, self.dtype)
             (real, _), (fake, _) = self.judge(images, batch.labels), self.judge(samples, batch.labels)
-            ordered = fake.sort().values
             # Ties count half: a critic that gives one score to everything tells nothing apart.
-            above = sum(torch.searchsorted(ordered, real, right=right).float().mean() for right in (False, True)) / 2
-            figures = {"score_real": real, "score_fake": fake, "critic_accuracy": above / len(fake)}
+            ordered = fake.sort().values
+            below = (torch.searchsorted(ordered, real) + torch.searchsorted(ordered, real, right=True)) / 2
+            figures = {"score_real": real, "score_fake": fake, "critic_accuracy": below.mean() / len(fake)}
             if len(images) > 1:
                 figures["diversity"] = spread(samples) / spread(images).clamp(min=1e-12)
             return figures

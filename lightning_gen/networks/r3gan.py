@@ -89,10 +89,9 @@ class R3GANGenerator(nn.Module):
     identity (:class:`R3Block`). Images are linear, without tanh, as in the paper, and may leave [-1, 1].
 
     A conditional generator appends an embedding of the class to the latent. The paper trains the pair with the
-    relativistic loss, R1 and R2, and Adam with betas (0, 0.99).
+    relativistic loss, R1, R2, and Adam without momentum.
 
-    For 8x8 digits ``width=32, max_width=64, blocks=1, group_size=8`` is plenty, for 28x28 ``width=16, max_width=64,
-    blocks=1, group_size=8``.
+    Sizes for one CPU core: ``width=32, max_width=64, blocks=1, group_size=8`` at 8x8, and half that width at 28x28.
 
     Args:
         spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128; any channels.

@@ -275,7 +275,7 @@ class StyleGAN2Generator(nn.Module):
     (0, 0.99). Styles are not mixed, as a mixed image is no function of one latent; whoever wants it concatenates rows
     of two :meth:`styles`.
 
-    For 8x8 digits ``width=32, max_width=64`` is plenty, for 28x28 ``width=16, max_width=64``.
+    Sizes for one CPU core: ``width=32, max_width=64`` at 8x8, ``width=16, max_width=64`` at 28x28.
 
     Args:
         spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128; any channels.

@@ -1,4 +1,4 @@
-"""What every family keeps to. A family joins by one row in ROWS.
+"""What every family keeps to. A family joins by one row in ROWS; every adversarial loss meets every penalty.
 
 Golden losses are the figures that the model tracks over the first three steps (in float64, so that they are the same
 on every machine), stored in golden.json. After a change that is meant to alter them, write them anew and look at the
@@ -7,6 +7,9 @@ difference before committing it:
     LIGHTNING_GEN_REWRITE_GOLDEN=1 pytest tests/models/test_contract.py -k golden
 """
 
+import copy
+import inspect
+import itertools
 import json
 import os
 import random
@@ -23,9 +26,40 @@ from lightning.pytorch import Callback
 from torch.optim import SGD, Adam
 
 import lightning_gen
+from lightning_gen import objectives
 from lightning_gen.models import GAN, GenerativeModule, HasLatent, HasLikelihood
-from lightning_gen.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
-from lightning_gen.objectives import R1, R2, Relativistic
+from lightning_gen.networks import (
+    DCGANDiscriminator,
+    DCGANGenerator,
+    DenseDiscriminator,
+    DenseToConvGenerator,
+    MLPDiscriminator,
+    MLPGenerator,
+    R3GANDiscriminator,
+    R3GANGenerator,
+    ResNetDiscriminator,
+    ResNetGenerator,
+    StyleGAN2Discriminator,
+    StyleGAN2Generator,
+)
+from lightning_gen.objectives import (
+    ADA,
+    R1,
+    R2,
+    AdversarialLoss,
+    AuxiliaryClassifier,
+    Consistency,
+    DiffAugment,
+    Hinge,
+    LeCam,
+    Minimax,
+    OrthogonalRegularisation,
+    PathLength,
+    Penalty,
+    PixelComparison,
+    Relativistic,
+    RelativisticAverage,
+)
 from lightning_gen.spec import ImageSpec
 
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -94,7 +128,124 @@ ROWS = [
             critic_steps=2,
         ),
     ),
+    Row(
+        "gan-dense-conv",
+        DIGITS,
+        partial(
+            GAN,
+            generator=partial(DenseToConvGenerator, latent_dim=8, width=8),
+            discriminator=partial(DenseDiscriminator, width=16, dropout=0.0),
+            generator_optimizer=adam,
+            discriminator_optimizer=adam,
+            loss=Minimax(),
+        ),
+    ),
+    Row(
+        "gan-pixels",
+        DIGITS,
+        partial(
+            GAN,
+            generator=partial(DenseToConvGenerator, latent_dim=8, width=8),
+            discriminator=partial(DenseDiscriminator, width=16, dropout=0.0),
+            generator_optimizer=adam,
+            discriminator_optimizer=adam,
+            loss=PixelComparison(),
+        ),
+    ),
+    Row(
+        "gan-resnet-projection",
+        DIGITS,
+        partial(
+            GAN,
+            generator=partial(ResNetGenerator, latent_dim=8, width=8, conditional=True),
+            discriminator=partial(ResNetDiscriminator, width=8, conditional=True),
+            generator_optimizer=adam,
+            discriminator_optimizer=adam,
+            loss=Hinge(),
+            generator_penalties=[OrthogonalRegularisation(0.01)],
+        ),
+    ),
+    Row(
+        "gan-resnet-auxiliary",
+        DIGITS,
+        partial(
+            GAN,
+            generator=partial(ResNetGenerator, latent_dim=8, width=8, conditional=True),
+            discriminator=partial(ResNetDiscriminator, width=8, classifier=True),
+            generator_optimizer=adam,
+            discriminator_optimizer=adam,
+            auxiliary=AuxiliaryClassifier(),
+            generator_clip=0.5,
+            discriminator_clip=0.5,
+        ),
+    ),
+    Row(
+        "gan-r3gan",
+        PHOTOGRAPHS,
+        partial(
+            GAN,
+            generator=partial(R3GANGenerator, latent_dim=8, width=4, max_width=8, blocks=1, group_size=4),
+            discriminator=partial(R3GANDiscriminator, width=4, max_width=8, blocks=1, group_size=4),
+            generator_optimizer=adam,
+            discriminator_optimizer=adam,
+            loss=Relativistic(),
+            penalties=[R1(0.2), R2(0.2)],
+        ),
+    ),
+    Row(
+        "gan-stylegan2-path-length",
+        DIGITS,
+        partial(
+            GAN,
+            generator=partial(
+                StyleGAN2Generator, style_dim=8, mapping_layers=2, width=4, max_width=8, conditional=True
+            ),
+            discriminator=partial(StyleGAN2Discriminator, width=4, max_width=8, conditional=True, mapping_layers=2),
+            generator_optimizer=adam,
+            discriminator_optimizer=adam,
+            penalties=[R1(0.5, every=2)],
+            generator_penalties=[PathLength(every=2)],
+        ),
+    ),
+    Row(
+        "gan-conditional-ada-lecam",
+        DIGITS,
+        partial(
+            GAN,
+            generator=partial(MLPGenerator, latent_dim=8, widths=(32,), conditional=True),
+            discriminator=partial(MLPDiscriminator, widths=(32,), conditional=True, classifier=True),
+            generator_optimizer=adam,
+            discriminator_optimizer=adam,
+            loss=RelativisticAverage(),
+            penalties=[LeCam(0.3)],
+            augmentation=ADA(initial=0.5, target=-0.9, adjust_images=100, interval=1),
+            auxiliary=AuxiliaryClassifier(fake_weight=0.5),
+        ),
+    ),
+    Row(
+        "gan-diffaugment-consistency",
+        PHOTOGRAPHS,
+        partial(
+            GAN,
+            generator=partial(DCGANGenerator, latent_dim=8, width=4),
+            discriminator=partial(DCGANDiscriminator, width=4, batch_norm=False),
+            generator_optimizer=adam,
+            discriminator_optimizer=adam,
+            penalties=[Consistency(every=2, fake_weight=1.0)],
+            augmentation=DiffAugment(),
+        ),
+    ),
 ]
+
+# Every adversarial loss with every penalty on the critic.
+LOSSES, PENALTIES = (
+    [
+        each
+        for each in (getattr(objectives, name) for name in objectives.__all__)
+        if inspect.isclass(each) and issubclass(each, base) and not inspect.isabstract(each)
+    ]
+    for base in (AdversarialLoss, Penalty)
+)
 
 
 class Track(Callback):
@@ -163,11 +314,15 @@ def test_samples_are_levels(trained):
 
 
 def test_samples_heed_labels_or_ignore_them(trained):
-    spec, model = trained.row.spec, trained.model
+    spec, model = trained.row.spec, copy.deepcopy(trained.model)
+    for parameter in model.parameters():  # some networks begin with what classes do at zero
+        parameter.data += 0.3 * torch.randn(parameter.shape)
     labels = torch.arange(16) % max(spec.num_classes, 1)
     samples = draw(model, 16, labels=labels)
     assert samples.shape == (16, *spec.shape)
-    if not model.conditional:
+    if model.conditional:
+        assert not torch.equal(samples, draw(model, 16, labels=labels.flip(0)))
+    else:
         assert torch.equal(samples, draw(model, 16))
 
 
@@ -268,20 +423,78 @@ def test_training_is_repeatable(trained, quiet_trainer, monkeypatch):
         assert torch.equal(value, trained.model.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.golden], ids=lambda row: row.name)
-def test_golden_losses(row, quiet_trainer, make_batches):
-    track = Track()
-    quiet_trainer(callbacks=[track], precision="64-true").fit(row.make(row.spec), make_batches(row.spec, STEPS, BATCH))
-    name, measured = row.name, track.figures
+def against_golden(name: str, measured: list[dict[str, float]]) -> None:
+    """Compare figures of each step with those stored under ``name``, or store them where the environment says so."""
     golden = json.loads(GOLDEN.read_text(encoding="utf-8")) if GOLDEN.exists() else {}
     if os.environ.get("LIGHTNING_GEN_REWRITE_GOLDEN"):
         golden[name] = [{key: float(f"{value:.6g}") for key, value in step.items()} for step in measured]
         GOLDEN.write_text(json.dumps(dict(sorted(golden.items())), indent=2) + "\n", encoding="utf-8")
     assert name in golden, "no golden losses are stored: see the head of this file"
-    assert len(measured) == STEPS
+    assert len(measured) == len(golden[name])
     for step, (expected, found) in enumerate(zip(golden[name], measured, strict=True)):
         assert found == pytest.approx(expected, rel=1e-4, abs=1e-7), f"step {step}"
 
 
+@pytest.mark.parametrize("row", [row for row in ROWS if row.golden], ids=lambda row: row.name)
+def test_golden_losses(row, quiet_trainer, make_batches):
+    track = Track()
+    quiet_trainer(callbacks=[track], precision="64-true").fit(row.make(row.spec), make_batches(row.spec, STEPS, BATCH))
+    assert len(track.figures) == STEPS
+    against_golden(row.name, track.figures)
+
+
+def two_steps(quiet_trainer, batches, loss: AdversarialLoss, penalties=()) -> SimpleNamespace:
+    torch.manual_seed(0)
+    model = GAN(
+        DIGITS,
+        generator=partial(MLPGenerator, latent_dim=4, widths=(8,)),
+        discriminator=partial(MLPDiscriminator, widths=(8,)),
+        generator_optimizer=partial(SGD, lr=0.1),
+        discriminator_optimizer=partial(SGD, lr=0.1),
+        loss=loss,
+        penalties=penalties,
+    )
+    trainer = quiet_trainer(callbacks=[track := Track()], precision="64-true")
+    trainer.fit(model, batches)
+    critic = torch.cat([p.detach().flatten() for p in model.discriminator.parameters()])
+    return SimpleNamespace(trainer=trainer, model=model, figures=track.figures, critic=critic)
+
+
+@pytest.fixture(scope="module")
+def without_penalty(quiet_trainer, make_batches):
+    """The same two steps of each loss without any penalty."""
+    return {loss: two_steps(quiet_trainer, make_batches(DIGITS, 2, BATCH), loss()) for loss in LOSSES}
+
+
+@pytest.mark.parametrize("penalty", PENALTIES, ids=lambda penalty: penalty.__name__)
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+def test_every_loss_trains_with_every_penalty(loss, penalty, without_penalty, quiet_trainer, make_batches, tmp_path):
+    pair = two_steps(quiet_trainer, make_batches(DIGITS, 2, BATCH), loss(), [penalty(weight=0.5)])
+    model = pair.model
+    assert model.skipped_steps == 0
+    assert model.counters() == {"critic_steps_taken": 2, "generator_steps_taken": 2}
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+    assert not torch.equal(pair.critic, without_penalty[loss].critic)
+    for step, plain in zip(pair.figures, without_penalty[loss].figures, strict=True):
+        assert step.keys() == plain.keys() | {penalty.__name__.lower(), "gradient_norm_critic"}
+        assert step[penalty.__name__.lower()] > 0
+    # The loss that is logged is the loss alone.
+    assert pair.figures[0]["loss_critic"] == pytest.approx(without_penalty[loss].figures[0]["loss_critic"])
+    shown = ("loss_critic", "loss_generator", penalty.__name__.lower(), "gradient_norm_critic")
+    against_golden(f"{loss.__name__}+{penalty.__name__}", [{key: step[key] for key in shown} for step in pair.figures])
+
+    pair.trainer.save_checkpoint(tmp_path / "pair.ckpt")
+    loaded = lightning_gen.load(tmp_path / "pair.ckpt").double()
+    assert type(loaded.loss) is loss
+    assert [type(each) for each in loaded.penalties] == [penalty]
+    assert loaded.description() == model.description()
+    assert torch.equal(draw(loaded), draw(model))
+    arguments = loaded.description()["init_args"]["penalties"][0]["init_args"]
+    assert arguments["weight"] == 0.5
+    assert arguments.keys() == set(inspect.signature(penalty).parameters)
+
+
 def test_no_golden_losses_are_left_over():
-    assert json.loads(GOLDEN.read_text(encoding="utf-8")).keys() == {row.name for row in ROWS if row.golden}
+    pairs = {f"{loss.__name__}+{penalty.__name__}" for loss, penalty in itertools.product(LOSSES, PENALTIES)}
+    names = {row.name for row in ROWS if row.golden}
+    assert json.loads(GOLDEN.read_text(encoding="utf-8")).keys() == names | pairs

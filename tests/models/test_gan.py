@@ -1,10 +1,12 @@
-"""The GAN's training step: who moves when, what a step that is not finite leaves behind, and the noise of the ranks."""
+"""The GAN's training step: who moves when, what the critic sees, what a step that is not finite leaves behind, labels,
+the noise of the ranks, and what is refused."""
 
 import copy
 import itertools
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -192,7 +194,7 @@ def test_critic_steps_per_generator_step(fit, critic_steps):
     moved = {name: [not same(a[name], b[name]) for a, b in itertools.pairwise(states)] for name in NETWORKS}
     assert moved["discriminator"] == [True] * 6
     assert moved["generator"] == [(step + 1) % critic_steps == 0 for step in range(6)]
-    assert model.counters() == {"critic_steps_taken": 6}
+    assert model.counters() == {"critic_steps_taken": 6, "generator_steps_taken": 6 // critic_steps}
 
 
 def test_turns_and_lazy_penalties_go_on_after_a_checkpoint(fit, tmp_path, quiet_trainer, make_batches):
@@ -276,8 +278,8 @@ def test_a_generator_loss_that_is_not_finite_leaves_the_generator_as_it_was(fit,
 
 def test_a_penalty_that_is_not_finite_skips_the_step(fit):
     class Broken(R1):
-        def value(self, critic, real, fake, labels):
-            return super().value(critic, real, fake, labels) * math.nan
+        def value(self, step):
+            return super().value(step) * math.nan
 
     model = convolutional(penalties=[Broken(every=2)])
     watch = fit(model, 2)
@@ -433,12 +435,45 @@ def test_predict_draws_one_sample_per_image(quiet_trainer, make_batches):
     assert not torch.equal(*drawn)
 
 
-def test_diagnostics_are_scores_per_image(make_batches):
+def test_diagnostics_against_loops_over_all_pairs(make_batches):
     model = perceptrons()
     batch = make_batches(SPEC, 1, BATCH)[0]
+    model.images_seen = 24
     figures = model.diagnostics(batch)
-    assert {name: value.shape for name, value in figures.items()} == {"score_real": (BATCH,), "score_fake": (BATCH,)}
-    torch.testing.assert_close(figures["score_real"], model.discriminator(SPEC.to_unit(batch.levels)).detach())
+    assert figures.keys() == {"score_real", "score_fake", "critic_accuracy", "diversity"}
+    real = SPEC.to_unit(batch.levels)
+    fake = SPEC.to_unit(model.sample(BATCH, generator=model.random("diagnostics")))
+    torch.testing.assert_close(figures["score_real"], model.discriminator(real).detach())
+    torch.testing.assert_close(figures["score_fake"], model.discriminator(fake).detach())
+    pairs = list(itertools.product(figures["score_real"].tolist(), figures["score_fake"].tolist()))
+    accuracy = sum((r > f) + 0.5 * (r == f) for r, f in pairs) / len(pairs)
+    assert 0 < accuracy < 1
+    assert float(figures["critic_accuracy"]) == pytest.approx(accuracy)
+    distances = [
+        np.mean([np.linalg.norm(a - b) for a, b in itertools.combinations(images.flatten(1).double().numpy(), 2)])
+        for images in (fake, real)
+    ]
+    assert float(figures["diversity"]) == pytest.approx(distances[0] / distances[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("real", [1.0, 3.0, 2.0, [1.0, 2.0, 2.0, 3.0]])
+def test_ties_count_half_in_the_critics_accuracy(monkeypatch, make_batches, real):
+    model = perceptrons()
+    real, fake = torch.tensor(real).expand(4).contiguous(), torch.tensor([2.0, 2.0, 1.5, 2.0])
+    answers = iter([real, fake])
+    monkeypatch.setattr(model, "judge", lambda images, labels: (next(answers), None))
+    expected = sum(float(r > f) + 0.5 * float(r == f) for r in real for f in fake) / 16
+    assert float(model.diagnostics(make_batches(SPEC, 1, 4)[0])["critic_accuracy"]) == expected
+
+
+def test_a_critic_of_one_opinion_and_a_generator_of_one_image_are_seen(make_batches):
+    model = perceptrons()
+    for network in (model.generator, model.discriminator):
+        for layer in network.net[::2]:
+            layer.weight.data.zero_()
+    figures = model.diagnostics(make_batches(SPEC, 1, BATCH)[0])
+    assert float(figures["critic_accuracy"]) == 0.5
+    assert float(figures["diversity"]) == 0
 
 
 def test_a_plain_mapping_is_accepted_as_spec():
@@ -463,10 +498,23 @@ def test_networks_that_cannot_make_the_images_are_refused_by_name():
         GAN(ImageSpec(1, 8, 9), DCGANGenerator, DCGANDiscriminator, partial(SGD, lr=0.1), partial(SGD, lr=0.1))
 
 
-def test_half_precision_is_refused_by_name(quiet_trainer, make_batches, monkeypatch):
-    monkeypatch.setattr(Trainer, "precision", property(lambda self: "16-mixed"))  # the real one needs a GPU
-    with pytest.raises(InputError, match=r"GAN does not train with trainer.precision 16-mixed .*bf16-mixed"):
+@pytest.mark.parametrize("precision", ["16-mixed", "16-true"])
+def test_half_precision_is_refused_by_name(quiet_trainer, make_batches, monkeypatch, precision):
+    monkeypatch.setattr(Trainer, "precision", property(lambda self: precision))  # the real one needs a GPU
+    with pytest.raises(InputError, match=rf"GAN does not train with trainer.precision {precision} .*bf16-mixed"):
         quiet_trainer().fit(perceptrons(), make_batches(SPEC, 1, BATCH))
+
+
+def test_weights_in_bfloat16_train_without_gradient_penalties(quiet_trainer, make_batches):
+    with pytest.raises(InputError, match=r"R1 needs weights in float32, .* bf16-true has not: use bf16-mixed"):
+        quiet_trainer(precision="bf16-true").fit(perceptrons(penalties=[R1()]), make_batches(SPEC, 1, BATCH))
+    model = perceptrons(loss=Relativistic())
+    quiet_trainer(precision="bf16-true").fit(model, make_batches(SPEC, 2, BATCH))
+    assert all(p.dtype == torch.bfloat16 for p in model.parameters())
+    assert model.skipped_steps == 0
+    figures = model.diagnostics(make_batches(SPEC, 1, BATCH)[0])
+    assert figures["score_real"].dtype == torch.float32
+    assert torch.isfinite(figures["diversity"])
 
 
 def test_bfloat16_trains_with_losses_and_penalties_in_float32(quiet_trainer, make_batches):
@@ -478,9 +526,9 @@ def test_bfloat16_trains_with_losses_and_penalties_in_float32(quiet_trainer, mak
             return super().critic(real, fake)
 
     class LookingR1(R1):
-        def value(self, *args):
-            value = super().value(*args)
-            seen.append(value.dtype)
+        def value(self, step):
+            value = super().value(step)
+            seen.extend([value.dtype, step.real_scores.dtype, step.fake_scores.dtype])
             return value
 
     model = perceptrons(loss=Looking(), penalties=[LookingR1()])

@@ -183,7 +183,7 @@ def test_the_discriminator_can_be_differentiated_twice(conditional):
         with torch.no_grad():
             for p, d in zip(parameters, direction, strict=True):
                 p.add_(sign * step * d)
-        values.append(float(penalty()))
+        values.append(penalty().item())
     assert float(exact) == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4)
 
 

@@ -18,6 +18,7 @@ from lightning_gen.networks.stylegan2 import (
     StyledConv,
     StyleGAN2Discriminator,
     StyleGAN2Generator,
+    ToImage,
     filter_matrix,
     minibatch_deviation,
     modulated_conv2d,
@@ -39,6 +40,12 @@ def small_discriminator(spec=GREY, **options):
 
 def latents(generator, n, dtype=torch.float32):
     return torch.randn(n, generator.latent_dim, dtype=dtype)
+
+
+def blur_kernel(channels: int) -> torch.Tensor:
+    """Return the depthwise kernel of the filter [1, 3, 3, 1] / 8 in both directions."""
+    line = torch.tensor([1, 3, 3, 1], dtype=torch.float64) / 8
+    return torch.outer(line, line).expand(channels, 1, 4, 4)
 
 
 @torch.no_grad()
@@ -122,12 +129,50 @@ def test_demodulated_maps_have_unit_variance_whatever_the_style():
     torch.testing.assert_close(inner.var((1, 2, 3)), torch.ones(2), rtol=0.05, atol=0)
 
 
-def test_a_styled_layer_adds_noise_and_bias_before_the_leaky_rectifier():
-    layer = perturb(StyledConv(3, 4, 5, side=6, up=False, noise=True)).double()
-    x, style, noise = (torch.randn(*shape, dtype=torch.float64) for shape in [(2, 3, 6, 6), (2, 5), (2, 36)])
-    y, factors = modulated_conv2d(x, layer.weight / math.sqrt(27), layer.affine(style))
-    y = y * factors + layer.strength * noise.view(2, 1, 6, 6) + layer.bias.view(1, 4, 1, 1)
-    torch.testing.assert_close(layer(x, style, noise), math.sqrt(2) * F.leaky_relu(y, 0.2))
+@pytest.mark.parametrize("up", [False, True])
+def test_a_styled_layer_adds_noise_and_bias_before_the_leaky_rectifier(up):
+    layer = perturb(StyledConv(3, 4, 5, side=6, up=up, noise=True)).double()
+    x = torch.randn(2, 3, *((3, 3) if up else (6, 6)), dtype=torch.float64)
+    style, noise = torch.randn(2, 5, dtype=torch.float64), torch.randn(2, 36, dtype=torch.float64)
+    affine = layer.affine(style)
+    weights = layer.weight * affine[:, None, :, None, None]
+    weights = weights / (weights / math.sqrt(27)).square().sum((2, 3, 4), keepdim=True).add(1e-8).sqrt() / math.sqrt(27)
+    for image, weight, n, result in zip(x, weights, noise, layer(x, style, noise), strict=True):
+        if up:
+            spread = F.conv_transpose2d(image[None], weight.transpose(0, 1), stride=2)
+            y = F.conv2d(spread, blur_kernel(4) * 4, padding=1, groups=4)[0]
+        else:
+            y = F.conv2d(image[None], weight, padding=1)[0]
+        y = y + layer.strength * n.view(6, 6) + layer.bias.view(4, 1, 1)
+        torch.testing.assert_close(result, math.sqrt(2) * F.leaky_relu(y, 0.2))
+
+
+def test_an_image_layer_is_a_convolution_with_weights_of_each_image_not_demodulated():
+    layer = perturb(ToImage(4, 3, 5)).double()
+    x, style = torch.randn(2, 4, 6, 6, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64)
+    for image, s, result in zip(x, layer.affine(style), layer(x, style), strict=True):
+        weight = layer.weight * s / 2  # the root of four inputs
+        torch.testing.assert_close(result, F.conv2d(image[None], weight[:, :, None, None], layer.bias)[0])
+
+
+def test_a_residual_block_is_that_of_the_paper():
+    block = perturb(ResidualDown(3, 5, 8)).double()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    y = F.conv2d(x, block.first.weight / math.sqrt(27), block.first.bias, padding=1)
+    y = math.sqrt(2) * F.leaky_relu(y, 0.2)
+    y = F.conv2d(F.pad(y, (2, 2, 2, 2), mode="replicate"), blur_kernel(3), groups=3)
+    y = F.conv2d(y, block.second.weight / math.sqrt(27), block.second.bias, stride=2)
+    y = math.sqrt(2) * F.leaky_relu(y, 0.2)
+    skip = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), blur_kernel(3), stride=2, groups=3)
+    skip = F.conv2d(skip, block.skip.weight / math.sqrt(3))
+    torch.testing.assert_close(block(x), (y + skip) / math.sqrt(2))
+
+
+def test_the_mapping_network_learns_at_a_hundredth_of_the_rate():
+    for network in (small_generator(DIGITS, width=16, conditional=True), small_discriminator(DIGITS, conditional=True)):
+        for layer in network.mapping.layers:
+            assert layer.weight.std().item() == pytest.approx(100, rel=0.3)
+        assert network.mapping.embedding.weight.std().item() == pytest.approx(1, rel=0.5)
 
 
 @pytest.mark.parametrize("side", [4, 14])
@@ -141,10 +186,8 @@ def test_doubling_is_bilinear_interpolation(side):
 @pytest.mark.parametrize("side", [8, 14])
 def test_halving_is_a_blur_and_every_second_pixel(side):
     x = torch.randn(2, 3, side, side, dtype=torch.float64)
-    line = torch.tensor([1, 3, 3, 1], dtype=torch.float64) / 8
-    kernel = torch.outer(line, line).expand(3, 1, 4, 4)
     padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
-    torch.testing.assert_close(Resample.down(side).double()(x), F.conv2d(padded, kernel, stride=2, groups=3))
+    torch.testing.assert_close(Resample.down(side).double()(x), F.conv2d(padded, blur_kernel(3), stride=2, groups=3))
 
 
 def test_resampling_keeps_constants_and_is_not_stored():

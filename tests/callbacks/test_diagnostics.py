@@ -1,0 +1,466 @@
+"""Figures of how training stands, against direct computation; the collapse monitor: when it speaks, and what it does."""
+
+import copy
+import itertools
+import math
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch.optim import Adam
+
+import lightning_gen
+from lightning_gen.callbacks import (
+    EMA,
+    Checkpoints,
+    CollapseMonitor,
+    Diagnostics,
+    GenerativeEvaluation,
+    MetricsCSV,
+    Recorder,
+)
+from lightning_gen.callbacks.diagnostics import summary
+from lightning_gen.cli import main
+from lightning_gen.data import Batch, Digits, ImageDataModule
+from lightning_gen.errors import InputError
+from lightning_gen.models import GAN
+from lightning_gen.networks import MLPDiscriminator, MLPGenerator
+from lightning_gen.runs import RunFolder, read_metrics
+from lightning_gen.spec import ImageSpec
+
+CONFIG = str(Path(__file__).parents[1] / "conf" / "gan.yaml")
+FULL = str(Path(__file__).parents[1] / "conf" / "full.yaml")
+EVERY = 320  # images between evaluations
+
+
+def fit(root: Path, *arguments: str, config: str = CONFIG) -> RunFolder:
+    main(["fit", "--config", config, "--run.root", str(root), *arguments])
+    return RunFolder(root / Path(config).stem / "version_0")
+
+
+def evaluations(run: RunFolder, figure: str = "val/critic_accuracy") -> list[dict[str, float]]:
+    """Return the figures of every evaluation that has ``figure``, by name."""
+    rows = [row for row in read_metrics(run.path / "metrics.csv")[1] if row.get(figure)]
+    return [{name: float(value) for name, value in row.items() if value} for row in rows]
+
+
+# Diagnostics
+
+
+@pytest.mark.parametrize("config", [CONFIG, FULL], ids=["unconditional", "conditional"])
+def test_figures_against_direct_computation(config, tmp_path):
+    run = fit(tmp_path, "--budget.images=640", "--diagnostics.n=90", "--diagnostics.spectral_norms=true", config=config)
+    (found,) = evaluations(run)
+    found = {name: value for name, value in found.items() if "_digits" not in name and name.startswith("val/")}
+
+    model = lightning_gen.load(run.last)  # the averaged generator, as evaluations have it
+    expected = {}
+    for part, suffix in {"val": "", "train": "_on_train"}.items():
+        levels, labels = Digits().load(part)
+        order = np.sort(torch.randperm(len(levels), generator=torch.Generator().manual_seed(0))[:90].numpy())
+        levels, labels = torch.from_numpy(levels[order]), torch.from_numpy(labels[order])
+        real = model.spec.to_unit(levels)
+        fake = model.spec.to_unit(model.sample(90, labels, generator=model.random("diagnostics")))
+        with torch.no_grad():
+            scores = {"real": model.discriminator(real, labels), "fake": model.discriminator(fake, labels)}
+        for name, value in scores.items():
+            expected[f"val/score_{name}{suffix}"] = value.double().numpy().mean()
+            expected[f"val/score_{name}{suffix}_std"] = value.double().numpy().std()
+        pairs = list(itertools.product(scores["real"].tolist(), scores["fake"].tolist()))
+        expected[f"val/critic_accuracy{suffix}"] = np.mean([(r > f) + 0.5 * (r == f) for r, f in pairs])
+        spreads = [np.mean([math.dist(a, b) for a, b in itertools.combinations(x.flatten(1).tolist(), 2)]) for x in (fake, real)]  # fmt: skip
+        expected[f"val/diversity{suffix}"] = spreads[0] / spreads[1]
+    if not model.conditional:  # the same samples: nothing to tell
+        del expected["val/score_fake_on_train"], expected["val/score_fake_on_train_std"]
+    for name in ("generator", "discriminator"):
+        largest = 0.0
+        for module in getattr(model, name).modules():
+            weight = getattr(module, "weight", None)  # the normalised one, where there is a spectral norm
+            if isinstance(weight, torch.Tensor) and weight.ndim > 1:
+                largest = max(largest, np.linalg.norm(weight.detach().double().flatten(1).numpy(), 2))
+        expected[f"val/spectral_norm_{name}"] = largest
+    assert found.keys() == expected.keys()
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert {name: run.summary()["last"][name] for name in found} == found  # they can be monitored and read
+
+
+def test_evaluations_leave_training_alone(tmp_path):
+    """Also where training draws from the global generators, as dropout does."""
+    common = ["--model.discriminator=DenseDiscriminator", "--model.discriminator.width=8", "--budget.images=960"]
+    states = []
+    for name, n in (("none", 0), ("many", 500)):
+        run = fit(tmp_path / name, *common, f"--evaluation.every={EVERY}", f"--diagnostics.n={n}")
+        states.append(torch.load(run.last, weights_only=True))
+        names = read_metrics(run.path / "metrics.csv")[0]
+        assert ("val/critic_accuracy" in names) == (n > 0)
+        assert not any(name.startswith("val/spectral_norm") for name in names)
+    for name, value in states[0]["state_dict"].items():
+        assert torch.equal(states[1]["state_dict"][name], value), name
+
+
+def test_histograms_go_to_wandb_and_tensorboard(tmp_path, monkeypatch):
+    import wandb
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    made = []
+    histogram = wandb.Histogram
+    monkeypatch.setattr(wandb, "Histogram", lambda values: made.append(values) or histogram(values))
+    run = fit(tmp_path, "--budget.images=640", "--diagnostics.n=90", "--run.wandb=true", "--run.tensorboard=true")
+    (figures,) = evaluations(run)
+    assert [len(values) for values in made] == [90, 90]
+    events = EventAccumulator(str(run.path / "tensorboard")).Reload()
+    for name, values in zip(("val/score_real", "val/score_fake"), made, strict=True):
+        assert values.mean() == pytest.approx(figures[name], rel=1e-5)
+        (event,) = events.Histograms(name)
+        assert event.step == figures["images_seen"] == 640
+        assert event.histogram_value.num == 90
+        assert event.histogram_value.sum == pytest.approx(90 * figures[name], rel=1e-5)
+
+
+def test_a_summary_is_mean_and_population_deviation():
+    assert summary("x", torch.tensor(2.5)) == {"x": 2.5}
+    values = [1.0, 2.0, 4.0]
+    assert summary("x", torch.tensor(values)) == pytest.approx({"x": np.mean(values), "x_std": np.std(values)})
+    assert summary("x", torch.tensor([3.0]))["x_std"] == 0
+
+
+def test_a_negative_number_is_refused_by_name():
+    with pytest.raises(InputError, match=r"diagnostics\.n must be at least 0, got -1"):
+        Diagnostics(-1)
+
+
+# A small run under a plain Trainer, with evaluations whose figures are given
+
+
+class Script(Callback):
+    """Report the next of these figures at each evaluation."""
+
+    def __init__(self, rows):
+        self.rows = iter(rows)
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        pl_module.report(next(self.rows), detail=True)
+
+
+class Watch(Callback):
+    """Keep what training begins each step with."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def on_train_batch_start(self, trainer, pl_module, *args):
+        ema = next(callback for callback in trainer.callbacks if isinstance(callback, EMA))
+        self.seen[pl_module.images_seen] = copy.deepcopy(
+            {
+                "state_dict": dict(pl_module.state_dict()),
+                "optimizer_states": [optimizer.state_dict() for optimizer in trainer.optimizers],
+                "ema": {name: dict(average.state_dict()) for name, average in ema.averages.items()},
+            }
+        )
+
+
+class Stop(Callback):
+    """End training at so many images."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        trainer.should_stop |= pl_module.images_seen >= self.images
+
+
+def same(a, b) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def model_of(spec: ImageSpec, **options) -> GAN:
+    adam = partial(Adam, lr=1e-3, betas=(0.0, 0.99))
+    arguments = {
+        "generator": partial(MLPGenerator, latent_dim=4, widths=(8,)),
+        "discriminator": partial(MLPDiscriminator, widths=(8,)),
+        "generator_optimizer": adam,
+        "discriminator_optimizer": adam,
+    }
+    return GAN(spec, **{**arguments, **options})
+
+
+def train(
+    root: Path, rows, images: int, *callbacks: Callback, monitor: str | None = None, resume: bool = False, **options
+):
+    """Train with scripted evaluations every 320 images; return the run's folder and what Watch saw."""
+    folder = RunFolder(root / "run" / "version_0") if resume else RunFolder.new(str(root), "run")
+    watch = Watch()
+    everything = [
+        EMA(500),
+        GenerativeEvaluation(EVERY),
+        Script(rows),
+        *callbacks,
+        watch,
+        Stop(images),
+        Recorder(folder, ""),
+        Checkpoints(1_000_000, monitor),
+    ]
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=-1,
+        num_sanity_val_steps=0,
+        logger=MetricsCSV(folder),
+        callbacks=everything,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.check_val_every_n_epoch = None
+    torch.manual_seed(0)
+    model = model_of(Digits().spec, **options)
+    path = {"ckpt_path": str(folder.last), "weights_only": True} if resume else {}
+    trainer.fit(model, datamodule=ImageDataModule(Digits(), 32), **path)
+    return folder, watch.seen
+
+
+def scripted(*values: float, name: str = "val/diversity") -> list[dict[str, float]]:
+    return [{name: value} for value in values]
+
+
+def said(capsys) -> list[str]:
+    return [line for line in capsys.readouterr().out.splitlines() if "collapsed" in line or line.startswith("going")]
+
+
+GOOD, BAD = 0.9, 0.1
+Collapse = partial(CollapseMonitor, after=0)
+
+
+@pytest.mark.parametrize(
+    ("patience", "diversities", "at"),
+    [
+        (1, [BAD, BAD, BAD], 320),
+        (2, [BAD, BAD, BAD, BAD], 640),
+        (2, [BAD, GOOD, BAD, GOOD, BAD], None),
+        (2, [BAD, GOOD, BAD, BAD, BAD], 1280),
+        (3, [BAD, BAD, GOOD, BAD, BAD, BAD, BAD], 1920),
+        (1, [GOOD, GOOD, math.nan], None),
+    ],
+)
+def test_it_warns_once_when_a_sign_lasts(tmp_path, capsys, patience, diversities, at):
+    train(tmp_path, scripted(*diversities), EVERY * len(diversities), Collapse(patience=patience))
+    lines = said(capsys)
+    assert len(lines) == (at is not None)
+    if at:
+        assert lines[0].startswith(
+            f"warning: training looks collapsed at {at:,} images: samples differ 0.10 times as much as real images do. "
+            "Usual remedies: a gradient penalty"
+        )
+
+
+def test_the_beginning_is_not_judged(tmp_path, capsys):
+    train(tmp_path, scripted(BAD, BAD, BAD, BAD), 1280, CollapseMonitor(after=900))
+    (line,) = said(capsys)
+    assert "at 1,280 images" in line  # the second one that counts
+
+
+def test_off_says_nothing(tmp_path, capsys):
+    train(tmp_path, scripted(BAD, BAD, BAD), 960, Collapse("off"))
+    assert said(capsys) == []
+
+
+def test_stop_ends_the_run_with_everything_saved(tmp_path, capsys):
+    folder, _ = train(tmp_path, scripted(*[BAD] * 9), 9 * EVERY, Collapse("stop"))
+    assert said(capsys)[0].endswith(". Stopping (collapse.action)")
+    assert len(evaluations(folder, "val/diversity")) == 2
+    saved = torch.load(folder.last, weights_only=True)
+    assert saved["lightning_gen"]["images_seen"] == folder.summary()["images_seen"] == 640
+    assert folder.summary()["status"] == "finished"
+
+
+def monitored(*pairs: tuple[float, float]) -> list[dict[str, float]]:
+    return [{"val/diversity": diversity, "val/figure": figure} for diversity, figure in pairs]
+
+
+class Steps(Callback):
+    """A schedule that sets another learning rate at each step."""
+
+    def on_train_batch_start(self, trainer, pl_module, *args):
+        for optimizer in trainer.optimizers:
+            optimizer.param_groups[0]["lr"] = 1e-3 / (1 + pl_module.images_seen)
+
+
+def test_roll_back_goes_on_from_the_best_weights(tmp_path, capsys):
+    rows = monitored((GOOD, 3.0), (GOOD, 1.0), (BAD, 4.0), (GOOD, 5.0))
+    collapse = Collapse("roll_back", patience=1)
+    folder, seen = train(tmp_path, rows, 4 * EVERY, Steps(), collapse, monitor="val/figure")
+    lines = said(capsys)
+    assert len(lines) == 2
+    assert lines[0].endswith(". Going back to the best checkpoint (collapse.action)")
+    best = folder.path / "checkpoints" / "best.ckpt"
+    assert lines[1] == f"going on from the weights of {best} (640 images)"
+    stored = torch.load(best, weights_only=True)
+    assert stored["lightning_gen"]["images_seen"] == 640
+    now = seen[960]
+    assert same(now["state_dict"], dict(stored["state_dict"]))
+    assert same(now["ema"], {name: dict(average) for name, average in stored["ema"].items()})
+    for mine, theirs in zip(now["optimizer_states"], stored["optimizer_states"], strict=True):
+        assert same(mine["state"], theirs["state"])
+        assert mine["param_groups"][0]["lr"] == 1e-3 / 961  # the schedule's, not the checkpoint's
+    assert not same(seen[640 + 32]["state_dict"], now["state_dict"])
+    assert not same(seen[960 + 32]["state_dict"], seen[640 + 32]["state_dict"])  # other images, other noise
+    last = torch.load(folder.last, weights_only=True)
+    assert last["lightning_gen"]["images_seen"] == 1280
+    assert last["lightning_gen"]["counters"]["critic_steps_taken"] == 40
+
+
+def test_a_best_figure_at_a_collapse_is_still_that_evaluations(tmp_path):
+    """The checkpoint of this evaluation is written before going back; it is the best one, so nothing changes."""
+    rows = monitored((GOOD, 3.0), (BAD, 1.0), (GOOD, 2.0))
+    folder, seen = train(tmp_path, rows, 3 * EVERY, Collapse("roll_back", patience=1), monitor="val/figure")
+    _, plain = train(tmp_path / "plain", rows, 3 * EVERY, monitor="val/figure")
+    stored = torch.load(folder.path / "checkpoints" / "best.ckpt", weights_only=True)
+    assert stored["lightning_gen"]["images_seen"] == 640
+    assert same(seen[640]["state_dict"], dict(stored["state_dict"]))
+    assert all(same(seen[images], plain[images]) for images in seen)
+
+
+def test_going_back_without_a_best_checkpoint_says_so(tmp_path, capsys):
+    rows = monitored((BAD, math.nan), (GOOD, 1.0))
+    train(tmp_path, rows, 2 * EVERY, Collapse("roll_back", patience=1), monitor="val/figure")
+    assert "there is no best checkpoint to go back to: going on as it is" in capsys.readouterr().out
+
+
+def test_a_run_stopped_before_it_went_back_goes_back_when_resumed(tmp_path, capsys):
+    collapse = partial(Collapse, "roll_back", patience=1)
+    folder, _ = train(tmp_path, monitored((GOOD, 1.0), (BAD, 2.0)), 640, collapse(), monitor="val/figure")
+    best = torch.load(folder.path / "checkpoints" / "best.ckpt", weights_only=True)
+    assert not same(dict(torch.load(folder.last, weights_only=True)["state_dict"]), dict(best["state_dict"]))
+    assert len(said(capsys)) == 1
+    _, seen = train(tmp_path, monitored((BAD, 3.0)), 960, collapse(), monitor="val/figure", resume=True)
+    assert same(seen[640]["state_dict"], dict(best["state_dict"]))
+    assert len(said(capsys)) == 1  # went back, once
+
+
+def test_what_was_seen_before_a_stop_counts_after_it(tmp_path, capsys):
+    train(tmp_path, scripted(BAD), 320, Collapse())
+    assert said(capsys) == []
+    train(tmp_path, scripted(BAD), 640, Collapse(), resume=True)
+    assert len(said(capsys)) == 1
+    train(tmp_path, scripted(BAD, BAD), 1280, Collapse(), resume=True)
+    assert said(capsys) == []  # told already
+
+
+def test_roll_back_needs_a_monitored_figure(tmp_path):
+    with pytest.raises(InputError, match=r"collapse.action roll_back needs a best checkpoint: give checkpoint.monitor"):
+        train(tmp_path, [], 320, CollapseMonitor("roll_back"))
+
+
+# What counts as a sign
+
+
+@pytest.mark.parametrize(
+    ("figures", "expected"),
+    [
+        ({}, {}),
+        ({"val/diversity": 0.3, "val/critic_accuracy": 0.999, "val/classes_digits": 5.0}, {}),
+        ({"val/diversity": 0.29}, {"diversity": "samples differ 0.29 times as much as real images do"}),
+        (
+            {"val/critic_accuracy": 0.9991},
+            {"critic_accuracy": "the critic ranks a real image above a sample with probability 0.9991"},
+        ),
+        ({"val/classes_digits": 4.0}, {"classes": "4 of 10 classes are drawn"}),
+        ({"val/classes_digits_class7": 1.0}, {}),  # a figure of one class alone
+        ({"val/class_distance_digits": 0.1, "val/classes": 1.0}, {}),
+        ({"val/critic_accuracy_on_train": 1.0, "val/diversity_on_train": 0.0}, {}),  # overfitting is no collapse
+        ({"test/diversity": 0.0, "val/diversity": math.nan}, {}),
+    ],
+)
+def test_signs(figures, expected):
+    assert CollapseMonitor().signs(figures, 10) == expected
+
+
+def test_classes_of_images_without_labels_are_no_sign():
+    assert CollapseMonitor().signs({"val/classes_digits": 0.0}, 0) == {}
+
+
+def test_two_signs_are_told_together(tmp_path, capsys):
+    rows = [{"val/diversity": BAD, "val/critic_accuracy": 1.0}] * 2
+    train(tmp_path, rows, 640, Collapse())
+    assert "real images do and the critic ranks a real image above a sample with probability 1.0000." in said(capsys)[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"diversity": -0.1}, r"collapse.diversity must be in \[0, 1\], got -0.1"),
+        ({"classes": 1.5}, r"collapse.classes must be in \[0, 1\], got 1.5"),
+        ({"critic_accuracy": math.nan}, r"collapse.critic_accuracy must be in \[0, 1\], got nan"),
+        ({"patience": 0}, "collapse.patience must be at least 1, got 0"),
+        ({"after": -1}, "collapse.after must be at least 0 images, got -1"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(arguments, message):
+    with pytest.raises(InputError, match=message):
+        CollapseMonitor(**arguments)
+
+
+# Real figures
+
+
+class Stuck(MLPGenerator):
+    """Draws one image, whatever its latent."""
+
+    def forward(self, latent, labels=None):
+        return super().forward(latent * 0, labels)
+
+
+def test_a_generator_that_ignores_its_latent_is_noticed(tmp_path, capsys):
+    stuck = partial(Stuck, latent_dim=4, widths=(8,))
+    callbacks = [Diagnostics(100), Collapse()]
+    folder, _ = train(tmp_path, [{}] * 3, 960, *callbacks, generator=stuck)
+    assert [row["val/diversity"] for row in evaluations(folder)] == [0, 0, 0]
+    (line,) = said(capsys)
+    assert "at 640 images: samples differ 0.00 times as much as real images do" in line
+
+
+@pytest.mark.parametrize("name", ["quickstart", "gan/mlp-unregularised-digits"])
+def test_configs_that_learn_are_not_suspected(name, tmp_path, capsys):
+    config = str(Path(__file__).parents[2] / "configs" / f"{name}.yaml")
+    arguments = ["--budget.images=30000", "--evaluation.every=5000", "--evaluation.n=200", "--schedule.images=1000000"]
+    coverage = ["--evaluation.metrics=[FrechetDistance, ClassCoverage]", "--checkpoint.every=1000000"]
+    run = fit(tmp_path, *arguments, *coverage, config=config)
+    classes, others = evaluations(run, "val/classes_digits"), evaluations(run)
+    assert len(classes) == len(others) >= 6
+    assert said(capsys) == []
+    assert classes[-1]["val/classes_digits"] >= 8
+    assert 0.5 < others[-1]["val/critic_accuracy"] < 0.99
+    assert 0.7 < others[-1]["val/diversity"] < 1.2
+
+
+def test_figures_are_the_first_ranks(tmp_path, monkeypatch):
+    """Other ranks take them over, whatever their own batch statistics say."""
+    from lightning.pytorch.strategies import SingleDeviceStrategy
+
+    def broadcast(self, value, src=0):
+        return {"val/critic_accuracy": 0.123} if isinstance(value, dict) and value else value
+
+    monkeypatch.setattr(SingleDeviceStrategy, "broadcast", broadcast)
+    folder, _ = train(tmp_path, [{}], 320, Diagnostics(50))
+    assert folder.summary()["last"] == {"val/critic_accuracy": 0.123}
+
+
+def test_equally_many_images_of_either_part(tmp_path, monkeypatch):
+    counts = []
+    original = GAN.diagnostics
+
+    def counting(self, batch: Batch):
+        counts.append(len(batch.levels))
+        return original(self, batch)
+
+    monkeypatch.setattr(GAN, "diagnostics", counting)
+    train(tmp_path, [{}], 320, Diagnostics(500))
+    assert counts == [200, 200]  # the validation part has no more
