@@ -1,18 +1,23 @@
 """Quality on digits: GANs, scikit-learn's mixtures and the floor, all scored by the same suite of metrics.
 
-    python benchmarks/digits.py --config configs/quickstart.yaml --config configs/gan/mlp-unregularised-digits.yaml \\
+    python benchmarks/digits.py --config configs/quickstart.yaml --config configs/gan/mlp-digits.yaml \\
         --runs runs/benchmark --part test > digits.jsonl
     python benchmarks/table.py digits.jsonl
+    python benchmarks/digits.py --config configs/quickstart.yaml configs/gan/*-digits.yaml --images 1000000 --jobs 2 \\
+        --runs runs/benchmark --part test > gan_digits.jsonl
 
 Prints one JSON line per row: mean, sample standard deviation and value of each seed, of n samples; then one line per
-criterion, the ratio of held-out distances. Everything is fitted to the 1,097 training images. Held-out images are the
-validation part unless ``--part test`` is given, which is for published tables only.
+criterion, the ratio of two rows' figures. Everything is fitted to the 1,097 training images. Held-out images are the
+validation part unless ``--part test`` is given, which is for published tables only. ``--images`` gives all configs the
+same number of images seen. Class-conditional models are asked for as many samples of each class as there are training
+images of it. Seconds of a run include its evaluations, and with ``--jobs 2`` are of two runs at once, a core for each.
 
 Mixtures are ``sklearn.mixture.GaussianMixture`` with full covariances and ``reg_covar=1e-3``, fitted to levels 0 .. 16
 as they are, with the seed as ``random_state``; their samples are rounded and clipped to levels. A config is trained by
 ``lightning fit --config FILE --seed_everything SEED --run.root RUNS``; a finished run of it that lies in ``--runs`` is
-scored as it is. The floor is the distance of the real training part to the real held-out part; its precision, recall
-and Inception Score are of the held-out images in place of samples, so few that they compare only roughly.
+scored as it is (its budget must be the one asked for). The floor is the distance of the real training part to the real
+held-out part; its precision, recall and Inception Score are of the held-out images in place of samples, so few that
+they compare only roughly.
 """
 
 from __future__ import annotations
@@ -29,10 +34,12 @@ import importlib.metadata
 import json
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,25 +49,37 @@ import yaml
 from sklearn.mixture import GaussianMixture
 
 from lightning_gen import cli
-from lightning_gen.callbacks.evaluation import draw_samples, set_references
+from lightning_gen.callbacks.evaluation import draw_samples, sample_labels, set_references
 from lightning_gen.callbacks.recorder import git_commit, package_versions
 from lightning_gen.commands.training import differences
-from lightning_gen.data import Digits, ImageDataModule
+from lightning_gen.data import Digits, ImageDataModule, Source
 from lightning_gen.errors import InputError
 from lightning_gen.files import finite
 from lightning_gen.metrics import (
+    ClassCoverage,
     CopyShare,
     DigitsExtractor,
+    Extractor,
     FrechetDistance,
     InceptionScore,
     MetricSuite,
     PrecisionRecall,
 )
-from lightning_gen.models import load
+from lightning_gen.models import GenerativeModule, load
 from lightning_gen.runs import RunFolder, versions
 
-HELD_OUT, TRAINING = "fid_digits_heldout", "fid_digits"
-FIGURES = (HELD_OUT, TRAINING, "precision_digits", "recall_digits", "copy_share_pixels", "is_digits")
+HELD_OUT, TRAINING, COPIES = "fid_digits_heldout", "fid_digits", "copy_share_pixels"
+FIGURES = (
+    "fid_{}_heldout",
+    "fid_{}",
+    "precision_{}",
+    "recall_{}",
+    COPIES,
+    "is_{}",
+    "classes_{}",
+    "class_distance_{}",
+    "label_accuracy_{}",  # of class-conditional models alone
+)
 ROWS, BIC_LIST = (1, 5, 10, 20, 50), (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50)
 FIT = {"covariance_type": "full", "reg_covar": 1e-3}
 
@@ -102,59 +121,121 @@ class Mixtures:
 
 
 class Scorer:
-    """The one suite that every row goes through: references are the training part and the held-out part."""
+    """The one suite that every row goes through: references are the training part and the held-out part.
 
-    def __init__(self, part: str):
+    Args:
+        part: the held-out part.
+        source: real images; digits if not given.
+        extractor: of features; the shipped one of digits if not given.
+    """
+
+    def __init__(self, part: str, source: Source | None = None, extractor: Extractor | None = None):
         self.part = part
-        self.data = ImageDataModule(Digits())
-        metrics = [FrechetDistance(), PrecisionRecall(), CopyShare(), InceptionScore()]
-        self.suite = MetricSuite(DigitsExtractor(), metrics)
+        self.data = ImageDataModule(source or Digits())
+        metrics = [FrechetDistance(), PrecisionRecall(), CopyShare(), InceptionScore(), ClassCoverage()]
+        self.suite = MetricSuite(extractor or DigitsExtractor(), metrics)
+        self.figures = tuple(figure.format(self.suite.extractor.name) for figure in FIGURES)
         set_references(self.suite, self.data, part)
 
-    def levels(self, levels: torch.Tensor) -> dict[str, float]:
+    def levels(self, levels: torch.Tensor) -> dict[str, float | None]:
         """Return the figures of samples, uint8 (n, C, H, W)."""
         return self.samples(lambda: self.suite.update(levels, torch.arange(len(levels))))
 
-    def samples(self, feed: Callable[[], None]) -> dict[str, float]:
-        """Return the figures of what ``feed`` gives to the suite."""
+    def model(self, model: GenerativeModule, n: int, seed: int) -> dict[str, float | None]:
+        """Return the figures of ``n`` samples of a model, of classes as they are among the training images."""
+        labels = sample_labels(model, self.data, n)
+        return self.samples(lambda: draw_samples(model, self.suite, n, 500, seed, labels))
+
+    def samples(self, feed: Callable[[], None]) -> dict[str, float | None]:
+        """Return the figures of what ``feed`` gives to the suite; None for those that it has not."""
         self.suite.reset()
         feed()
         figures = self.suite.compute()
-        return {name: figures[name] for name in FIGURES}
+        return {name: figures.get(name) for name in self.figures}
 
     def floor(self) -> dict[str, float | None]:
         """Return what real images score; the copy share has no floor but its expectation, 1/2."""
         real = self.suite.floor()
-        # The distance is symmetric: the training part in place of samples says the same as the held-out part.
-        training = self.levels(torch.from_numpy(self.data.images("train").levels))
-        return {name: real.get(name) for name in FIGURES} | {HELD_OUT: training[HELD_OUT]}
+        heldout, training = self.figures[:2]
+        # The distance is symmetric: that of the held-out to the training part is also the other way round.
+        return {name: real.get(name) for name in self.figures} | {heldout: real[training]}
 
 
-def trained(config: str, seed: int, root: Path) -> RunFolder:
-    """Return the newest finished run of a config and seed in ``root``, training it if there is none.
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def finished_run(config: str, seed: int, root: Path, budget: Mapping[str, Any] | None = None) -> RunFolder | None:
+    """Return the newest finished run of a config and seed in ``root``, or None.
+
+    Args:
+        config: file.
+        seed: of the run.
+        root: folder of runs.
+        budget: what was given in place of the config's own images or minutes; None is no limit.
 
     Raises:
-        InputError: where the run that is there was made with other values than the config has now.
+        InputError: where that run was made with other values than the config has now.
     """
     config = cli.find_config(config)
-    parent = root / Path(config).stem
-
-    def finished() -> list[RunFolder]:
-        return [run for _, run in versions(parent) if run.is_finished() and run.summary()["seed"] == seed]
-
-    if not finished():
-        with contextlib.redirect_stdout(sys.stderr):  # standard output is for JSON alone
-            cli.main(["fit", "--config", config, "--seed_everything", str(seed), "--run.root", str(root)])
-        return finished()[-1]
-    run = finished()[-1]
+    runs = [run for _, run in versions(root / Path(config).stem) if run.is_finished() and run.summary()["seed"] == seed]
+    if not runs:
+        return None
+    run = runs[-1]
     used = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
     given = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
     given.pop("run", None)  # where it lies was the command's choice
+    given["budget"] = given.get("budget", {}) | dict(budget or {})
     changed = differences(in_full(used), in_full(given), "config")
     if changed:
         change = changed[0].replace(" in the checkpoint", " there")
         raise InputError(f"{run.path} is of another config ({change}): remove it, or give another --runs folder")
     return run
+
+
+def fit_arguments(config: str, seed: int, root: Path, budget: Mapping[str, Any] | None = None) -> list[str]:
+    """Return the command line that trains a config; arguments as of :func:`finished_run`."""
+    given = {f"--budget.{key}": "null" if value is None else str(value) for key, value in (budget or {}).items()}
+    command = {"--config": cli.find_config(config), "--seed_everything": str(seed), "--run.root": str(root), **given}
+    return ["fit", *(word for option in command.items() for word in option)]
+
+
+def trained(config: str, seed: int, root: Path, budget: Mapping[str, Any] | None = None) -> RunFolder:
+    """Return the newest finished run of a config and seed in ``root``, training it if there is none.
+
+    Raises:
+        InputError: where the run that is there was made with other values than the config has now.
+    """
+    run = finished_run(config, seed, root, budget)
+    if run is None:
+        with contextlib.redirect_stdout(sys.stderr):  # standard output is for JSON alone
+            cli.main(fit_arguments(config, seed, root, budget))
+        run = finished_run(config, seed, root, budget)
+    return run
+
+
+def fit_apart(arguments: Sequence[str]) -> None:
+    """Run `lightning` in a process of its own, on one thread.
+
+    Raises:
+        InputError: with the last line that it said, where it fails.
+    """
+    one_thread = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    command = [sys.executable, "-m", "lightning_gen", *arguments, "--run.threads", "1"]
+    command += ["--trainer.enable_progress_bar", "false"]  # of several at once it would be unreadable
+    done = subprocess.run(command, env=os.environ | one_thread, capture_output=True, text=True, check=False)
+    last = (done.stderr.strip().splitlines() or [""])[-1]
+    if done.returncode:
+        raise InputError(f"`lightning {' '.join(arguments)}` failed: {last}")
+    print(last, file=sys.stderr)
+
+
+def train_at_once(
+    configs: Sequence[str], seeds: Sequence[int], root: Path, jobs: int, budget: Mapping[str, Any] | None = None
+) -> None:
+    """Train every config and seed that has no finished run in ``root``, ``jobs`` at once."""
+    missing = [(config, seed) for config in configs for seed in seeds if not finished_run(config, seed, root, budget)]
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(lambda job: fit_apart(fit_arguments(*job, root, budget)), missing))
 
 
 def in_full(value: Any) -> Any:
@@ -179,7 +260,7 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 def row(name: str, kind: str, seeds: Sequence[int], figures: Sequence[dict], seconds: Sequence[float], **more) -> dict:
     """Return one row: figures over seeds, and what only this row has."""
-    known = {figure: [one[figure] for one in figures] for figure in FIGURES}
+    known = {figure: [one[figure] for one in figures] for figure in figures[0]}
     spreads = {figure: None if None in values else spread(values) for figure, values in known.items()}
     return {"row": name, "kind": kind, "seeds": list(seeds), **spreads, "seconds": spread(seconds), **more}
 
@@ -219,10 +300,9 @@ def config_row(config: str, scorer: Scorer, options: argparse.Namespace) -> dict
     """Return the row of a config, one run per seed."""
     figures, summaries = [], []
     for seed in options.seeds:
-        run = trained(config, seed, Path(options.runs))
-        path = getattr(run, options.checkpoint)
-        model = load(path)
-        figures.append(scorer.samples(lambda: draw_samples(model, scorer.suite, options.n, 500, seed)))  # noqa: B023
+        run = trained(config, seed, Path(options.runs), options.budget)
+        model = load(getattr(run, options.checkpoint))
+        figures.append(scorer.model(model, options.n, seed))
         summaries.append(run.summary() | {"run": str(run.path), "samples_from": model.images_seen})
     return row(
         config,
@@ -260,33 +340,49 @@ def criterion(name: str, mine: dict, other: dict, limit: float | None, figure: s
 
 
 def criteria(rows: Sequence[dict]) -> list[dict]:
-    """Return the ratios of every config to the mixture of BIC, to the best mixture of any size, and to the floor."""
+    """Return the ratios of every config to mixtures and to the floor: of held-out distances, and of copy shares."""
     by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in ("config", "bic", "mixture", "floor")}
     best = sorted(by_kind["mixture"], key=lambda row: row[HELD_OUT]["mean"])[:1]
+    largest = sorted(by_kind["mixture"], key=lambda row: row["components"])[-1:]
     lines = []
     for mine in by_kind["config"]:
         lines += [criterion("below the mixture of BIC", mine, other, 1.0) for other in by_kind["bic"]]
         lines += [criterion("at most twice the floor", mine, other, 2.0) for other in by_kind["floor"]]
-        lines += [criterion("beside the best mixture, chosen by this figure", mine, other, None) for other in best]
+        lines += [criterion("at most 1.4 times the floor", mine, other, 1.4) for other in by_kind["floor"]]
+        lines += [criterion("at most the best mixture, chosen by this figure", mine, other, 1.0) for other in best]
+        lines += [criterion("copy share below the largest mixture's", mine, other, 1.0, COPIES) for other in largest]
     return lines
 
 
-def provenance(scorer: Scorer, args: Sequence[str]) -> dict[str, Any]:
-    """Return what every line carries: command, machine, versions, commit, extractor, parts."""
+def surroundings(script: str, args: Sequence[str]) -> dict[str, Any]:
+    """Return what every line of every benchmark carries: its name, command, machine, versions, commit."""
+    return {
+        "benchmark": script,
+        "command": " ".join(["python", f"benchmarks/{script}.py", *args]),
+        "machine": f"{cpu_model()}, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "versions": package_versions(),
+        "git_commit": git_commit(),
+    }
+
+
+def scoring(scorer: Scorer) -> dict[str, Any]:
+    """Return how samples are scored: metrics, extractor, and the parts of real images."""
     about = scorer.suite.description()
     parts = {"train": "train", "heldout": scorer.part}
     return {
-        "benchmark": "digits",
         "references": {key: {"part": parts[key], **value} for key, value in about["references"].items()},
         "extractor": about["extractor"],
         "extractor_hash": about["extractor_hash"],
         "metrics": about["metrics"],
-        "command": " ".join(["python", "benchmarks/digits.py", *args]),
-        "machine": f"{cpu_model()}, {os.cpu_count()} cores",
-        "threads": torch.get_num_threads(),
-        "versions": package_versions() | {"scikit-learn": importlib.metadata.version("scikit-learn")},
-        "git_commit": git_commit(),
     }
+
+
+def provenance(scorer: Scorer, args: Sequence[str]) -> dict[str, Any]:
+    """Return what every line of this script carries."""
+    where = surroundings("digits", args)
+    where["versions"]["scikit-learn"] = importlib.metadata.version("scikit-learn")
+    return where | scoring(scorer)
 
 
 def cpu_model() -> str:
@@ -302,24 +398,32 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--config", action="append", default=[], help="config of `lightning fit`; may be repeated")
+    parser.add_argument(
+        "--config", action="extend", nargs="+", default=[], help="configs of `lightning fit`; may be repeated"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--n", type=int, default=2000, help="samples of every row but the floor")
     parser.add_argument("--part", choices=("val", "test"), default="val", help="the held-out part")
     parser.add_argument("--mixtures", type=int, nargs="*", default=list(ROWS), help="components, each a row; or none")
     parser.add_argument("--bic", type=int, nargs="*", default=list(BIC_LIST), help="candidates of BIC; or none")
     parser.add_argument("--runs", default=None, help="folder of runs, kept; a temporary one if not given")
+    parser.add_argument("--images", type=int, default=None, help="images seen by every config, in place of its budget")
+    parser.add_argument("--jobs", type=int, default=1, help="runs to train at once, each on one thread")
     parser.add_argument(
         "--checkpoint",
         choices=("last", "best"),
         default="last",
         help="of a run; best was chosen on the validation part",
     )
-    return parser.parse_args(args)
+    options = parser.parse_args(args)
+    options.budget = None if options.images is None else {"images": options.images, "minutes": None}
+    return options
 
 
 def compare(options: argparse.Namespace, args: Sequence[str]) -> None:
     """Print the lines, each as soon as it is known."""
+    if options.jobs > 1:  # before anything else, so that nothing but runs takes their time
+        train_at_once(options.config, options.seeds, Path(options.runs), options.jobs, options.budget)
     scorer = Scorer(options.part)
     mixtures = Mixtures(scorer.data.images("train").levels, scorer.data.spec.levels - 1)
     common = provenance(scorer, args)

@@ -127,7 +127,7 @@ def test_components_are_those_of_the_lowest_bic():
 def test_the_tutorial_gan_has_the_quickstarts_budget():
     configs = [
         yaml.safe_load((ROOT / "configs" / name).read_text(encoding="utf-8"))
-        for name in ("quickstart.yaml", "gan/mlp-unregularised-digits.yaml")
+        for name in ("quickstart.yaml", "gan/mlp-digits.yaml")
     ]
     assert configs[0]["budget"] == configs[1]["budget"]
     assert configs[1]["ema"]["half_life"] == 0
