@@ -13,8 +13,8 @@ from lightning_gen.describe import find_class
 
 CONFIGS = sorted(configs_folder().rglob("*.yaml"))
 IDS = [str(path.relative_to(configs_folder())) for path in CONFIGS]
-DATA = ("digits", "fashion-mnist", "cifar10", "folder")
-NEEDS_NO_FILES = "lightning_gen.data.Digits"
+DATA = ("digits", "fashion-mnist", "cifar10", "folder", "gaussian-grid")
+NEEDS_NO_FILES = ("lightning_gen.data.Digits", "lightning_gen.data.GaussianGrid")
 
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=IDS)
 
@@ -39,7 +39,7 @@ def on_this_machine(arguments: list[str], path: Path) -> list[str]:
     """Return options that put a few painted pictures in the place of files that this machine may lack."""
     source = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["init_args"]["source"]
     name = source if isinstance(source, str) else source["class_path"]
-    if name == NEEDS_NO_FILES:
+    if name in NEEDS_NO_FILES:
         return []
     if name == "lightning_gen.data.ImageFolder":
         paint(Path(arguments[arguments.index("--data.source.root") + 1]), 0, 3)
