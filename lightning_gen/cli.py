@@ -72,7 +72,7 @@ def find_verb(args: Sequence[str]) -> str | None:
     """
     if not args or args[0] in ("-h", "--help", "help"):
         listed = {
-            name: "\n".join(f"  {verb:<10}{text}" for verb, text in verbs.items())
+            name: "\n".join(f"  {verb:<13}{text}" for verb, text in verbs.items())
             for name, verbs in {"training": TRAINING, "commands": COMMANDS}.items()
         }
         print(HELP.format(version=__version__, configs=configs_folder(), **listed), end="")

@@ -1,15 +1,57 @@
-"""benchmarks/digits.py: its lines are JSON with every key, its choice by BIC is scikit-learn's, runs are used again."""
+"""Scripts of benchmarks/: their lines are JSON with every key, and what they compare is comparable."""
 
+import functools
+import gzip
 import importlib.util
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from sklearn.mixture import GaussianMixture
 
-from lightning_gen.data import Digits
+from lightning_gen.data import Digits, GaussianGrid, ImageDataModule
+from lightning_gen.errors import InputError
+from lightning_gen.metrics import DigitsExtractor
+from lightning_gen.models import GAN
+from lightning_gen.networks import (
+    DCGANDiscriminator,
+    DCGANGenerator,
+    DenseDiscriminator,
+    DenseToConvGenerator,
+    MLPDiscriminator,
+    MLPGenerator,
+    R3GANDiscriminator,
+    R3GANGenerator,
+    ResNetDiscriminator,
+    ResNetGenerator,
+    StyleGAN2Discriminator,
+    StyleGAN2Generator,
+)
+from lightning_gen.objectives import (
+    ADA,
+    DRAGAN,
+    R1,
+    R2,
+    WGANGP,
+    AuxiliaryClassifier,
+    Consistency,
+    DiffAugment,
+    Hinge,
+    LeastSquares,
+    LeCam,
+    Minimax,
+    NonSaturating,
+    OrthogonalRegularisation,
+    PathLength,
+    PixelComparison,
+    Relativistic,
+    RelativisticAverage,
+    Wasserstein,
+)
 
 ROOT = Path(__file__).parent.parent
 FIGURES = (
@@ -19,6 +61,8 @@ FIGURES = (
     "recall_digits",
     "copy_share_pixels",
     "is_digits",
+    "classes_digits",
+    "class_distance_digits",
     "seconds",
 )
 PROVENANCE = (
@@ -41,12 +85,12 @@ def script(name):
     return module
 
 
-digits, table = script("digits"), script("table")
+digits, table, gan_steps = script("digits"), script("table"), script("gan_steps")
 
 
-def lines(capsys, *args):
+def lines(capsys, *args, of=digits):
     capsys.readouterr()
-    digits.main(args)
+    of.main(args)
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
@@ -124,14 +168,14 @@ def test_components_are_those_of_the_lowest_bic():
     assert int(samples.max()) <= 16
 
 
-def test_the_tutorial_gan_has_the_quickstarts_budget():
-    configs = [
-        yaml.safe_load((ROOT / "configs" / name).read_text(encoding="utf-8"))
-        for name in ("quickstart.yaml", "gan/mlp-digits.yaml")
-    ]
-    assert configs[0]["budget"] == configs[1]["budget"]
-    assert configs[1]["ema"]["half_life"] == 0
-    assert "penalties" not in configs[1]["model"]["init_args"]
+def test_the_gans_on_digits_see_equally_many_images_and_the_tutorials_one_is_bare():
+    configs = {
+        path.name: yaml.safe_load(path.read_text(encoding="utf-8")) for path in ROOT.glob("configs/gan/*-digits.yaml")
+    }
+    assert len({config["budget"]["images"] for config in configs.values()}) == 1
+    bare = configs["mlp-digits.yaml"]
+    assert bare["ema"]["half_life"] == 0
+    assert "penalties" not in bare["model"]["init_args"]
 
 
 def test_metrics_lines_say_what_was_compared_and_make_tables(capsys):
@@ -167,3 +211,282 @@ def test_metrics_of_libraries_that_disagree_are_not_timed_and_rounds_are_odd():
     with pytest.raises(SystemExit) as stopped:
         metrics.main(["--rounds", "4"])
     assert stopped.value.code == 2
+
+
+# --- digits: classes, equal images, runs at once ----------------------------------------------------------------------
+
+
+class Copier:
+    """A "model" that gives training images of the class ``shift`` after the one that is asked for."""
+
+    conditional, device = True, torch.device("cpu")
+
+    def __init__(self, shift):
+        images = Digits().load("train")
+        self.levels, self.labels, self.shift = torch.from_numpy(images.levels), torch.from_numpy(images.labels), shift
+
+    def sample(self, n, labels=None, *, generator):
+        order = torch.randperm(len(self.labels), generator=generator)
+        shuffled = self.labels[order]
+        wanted = [(label + self.shift) % 10 for label in labels.tolist()]
+        return torch.stack([self.levels[order][shuffled == label][0] for label in wanted])
+
+
+def test_label_accuracy_is_the_share_of_images_recognised_as_the_class_that_was_asked_for():
+    scorer = digits.Scorer("val")
+    right, wrong = (scorer.model(Copier(shift), 120, 0) for shift in (0, 1))
+    assert right["label_accuracy_digits"] > 0.95
+    assert wrong["label_accuracy_digits"] < 0.05
+    assert right["classes_digits"] == wrong["classes_digits"] == 10
+    levels = torch.from_numpy(Digits().load("test").levels[:50])
+    found = scorer.levels(levels)
+    assert found["label_accuracy_digits"] is None
+    logits = DigitsExtractor()(levels, Digits().spec).logits
+    real = DigitsExtractor()(torch.from_numpy(Digits().load("train").levels), Digits().spec).logits
+    p, q = (np.bincount(one.argmax(1).numpy(), minlength=10) / len(one) for one in (logits, real))
+    assert found["class_distance_digits"] == pytest.approx(np.abs(p - q).sum() / 2)
+
+
+def test_all_configs_see_equally_many_images_in_runs_at_once(capsys, config, tmp_path):
+    given = yaml.safe_load(config.read_text(encoding="utf-8"))
+    given["model"]["init_args"]["generator"]["init_args"]["conditional"] = True
+    given["model"]["init_args"]["discriminator"]["init_args"]["conditional"] = True
+    given["budget"] = {"minutes": 5}
+    del given["schedule"]
+    other = tmp_path / "conditional.yaml"
+    other.write_text(yaml.safe_dump(given), encoding="utf-8")
+    args = ("--n", "60", "--seeds", "0", "--bic", "--mixtures", "1", "2", "--runs", str(tmp_path / "runs"))
+    rows = lines(capsys, *args, "--config", str(config), str(other), "--images", "1280", "--jobs", "2")
+    plain, conditional = (row for row in rows if row.get("kind") == "config")
+    assert plain["images_seen"] == conditional["images_seen"] == [1280]
+    assert plain["label_accuracy_digits"] is None
+    assert 0 <= conditional["label_accuracy_digits"]["mean"] <= 1
+    checks = [line for line in rows if "criterion" in line and line["row"] == str(other)]
+    floor, first, second = rows[:3]
+    best = min(first, second, key=lambda row: row["fid_digits_heldout"]["mean"])
+    expected = {
+        "at most twice the floor": (floor, "fid_digits_heldout", 2.0),
+        "at most 1.4 times the floor": (floor, "fid_digits_heldout", 1.4),
+        "at most the best mixture, chosen by this figure": (best, "fid_digits_heldout", 1.0),
+        "copy share below the largest mixture's": (second, "copy_share_pixels", 1.0),
+    }
+    assert [line["criterion"] for line in checks] == list(expected)
+    for line in checks:
+        against, figure, limit = expected[line["criterion"]]
+        assert (line["against"], line["limit"]) == (against["row"], limit)
+        assert line["ratio"] == pytest.approx(conditional[figure]["mean"] / against[figure]["mean"])
+    with pytest.raises(SystemExit):
+        digits.main([*args, "--config", str(config), "--images", "640"])
+    assert "budget.images was 1280 there and is 640" in capsys.readouterr().err
+    wide = table.tables(rows, wide=True)
+    assert wide.count(str(other)) == 3, "a row of figures, one of criteria, and the command"
+    assert "Every config saw 1 thousand images" in wide
+
+
+# --- step times -------------------------------------------------------------------------------------------------------
+
+part = functools.partial
+MLP = part(MLPGenerator, latent_dim=6, widths=[12]), part(MLPDiscriminator, widths=[12])
+CONDITIONAL = tuple(part(network, conditional=True) for network in MLP)
+CLASSIFYING = CONDITIONAL[0], part(MLP[1], classifier=True)
+RESIDUAL = part(ResNetGenerator, latent_dim=4, width=4), part(ResNetDiscriminator, width=4)
+STYLE = (
+    part(StyleGAN2Generator, style_dim=4, mapping_layers=1, width=4),
+    part(StyleGAN2Discriminator, width=4),
+)
+ORTHOGONAL = {
+    "penalties": [OrthogonalRegularisation(0.1)],
+    "generator_penalties": [OrthogonalRegularisation(0.1, every=2)],
+}
+STEPS = {
+    "minimax": (MLP, {"loss": Minimax()}),
+    "least squares": (MLP, {"loss": LeastSquares()}),
+    "hinge with spectral norm": (RESIDUAL, {"loss": Hinge(), "critic_steps": 2}),
+    "relativistic with R1 and R2": (MLP, {"loss": Relativistic(), "penalties": [R1(2.0, 2), R2(2.0, 3)]}),
+    "relativistic average": (MLP, {"loss": RelativisticAverage()}),
+    "WGAN-GP": (MLP, {"loss": Wasserstein(), "penalties": [WGANGP(target=0.5)], "critic_steps": 2}),
+    "pixels and dropout": (
+        (part(DenseToConvGenerator, width=8), part(DenseDiscriminator, width=8)),
+        {"loss": PixelComparison()},
+    ),
+    "batch norm": ((part(DCGANGenerator, width=4), part(DCGANDiscriminator, width=4)), {"loss": NonSaturating()}),
+    "DRAGAN and LeCam": (MLP, {"penalties": [DRAGAN(), LeCam()]}),
+    "consistency": (MLP, {"penalties": [Consistency(fake_weight=0.5)]}),
+    "orthogonal perceptrons": (MLP, ORTHOGONAL),
+    "orthogonal convolutions": (RESIDUAL, ORTHOGONAL),
+    "path length": (STYLE, {"penalties": [R1(1.0, 2)], "generator_penalties": [PathLength(2.0, 2)]}),
+    "residual networks": (
+        (part(R3GANGenerator, latent_dim=4, width=16), part(R3GANDiscriminator, width=16)),
+        {"loss": Relativistic(), "penalties": [R2(1.0)]},
+    ),
+    "class-conditional": (CONDITIONAL, {"penalties": [R1(1.0)]}),
+    "classifier head": (CLASSIFYING, {"auxiliary": AuxiliaryClassifier(0.7, 0.5, 0.3)}),
+    "DiffAugment": (MLP, {"loss": Relativistic(), "augmentation": DiffAugment(fill=-1.0), "penalties": [R1(1.0)]}),
+    "ADA": (MLP, {"augmentation": ADA(target=0.0, adjust_images=200, interval=2, initial=0.5)}),
+    "clipped gradients": (MLP, {"generator_clip": 0.01, "discriminator_clip": 0.02}),
+}
+
+
+def gan_of(case):
+    (generator, discriminator), options = STEPS[case]
+    optimizer = part(torch.optim.Adam, lr=1e-3, betas=(0.0, 0.99))
+    return lambda: GAN(Digits().spec, generator, discriminator, optimizer, optimizer, **options)
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_the_hand_written_loop_takes_the_same_steps(case):
+    same = gan_steps.compare_sides(gan_of(case), ImageDataModule(Digits(), batch_size=8), 4)
+    assert same["loss_difference"] < 1e-6
+    assert same["weight_difference"] < 1e-6
+    assert same["passes"]["layers"] > 0
+
+
+def test_a_hand_written_loop_that_does_something_else_is_noticed(monkeypatch):
+    data = ImageDataModule(Digits(), batch_size=8)
+    right = gan_steps.PENALTIES["R1"]
+    monkeypatch.setitem(gan_steps.PENALTIES, "R1", lambda *given: 1.001 * right(*given))
+    with pytest.raises(InputError, match=r"r1 at step 0 is .* here and .* by hand"):
+        gan_steps.compare_sides(gan_of("class-conditional"), data, 2)
+
+    def twice(loop, options, seen):
+        loop.critic(seen.real, seen.labels)
+        return right(loop, options, seen)
+
+    monkeypatch.setitem(gan_steps.PENALTIES, "R1", twice)
+    with pytest.raises(InputError, match=r"takes .* passes here and .* in the hand-written loop"):
+        gan_steps.compare_sides(gan_of("class-conditional"), data, 2)
+
+
+def test_step_times_are_compared_side_by_side(capsys, config):
+    args = ("--config", str(config), "--pairs", "2", "--seconds", "0.001", "--data.batch_size", "8")
+    (steps,) = lines(capsys, *args, of=gan_steps)
+    assert steps["limit"] == 1.10
+    assert steps["segment"] % 4 == 0, "penalties are due every fourth step"
+    assert steps["pairs"] == 2
+    assert steps["ratio_quartiles"][0] <= steps["ratio"] <= steps["ratio_quartiles"][1]
+    assert steps["same"]["steps"] == 5
+    (conditional,) = lines(capsys, *args, "--part", "conditional", of=gan_steps)
+    assert conditional["limit"] is None
+    assert conditional["ours_ms"] > 0
+    (skipped,) = lines(capsys, *args, "--model.generator.widht", "9", of=gan_steps)
+    assert "widht" in skipped["skipped"]
+    text = table.tables([steps, conditional, skipped])
+    assert "| ours, ms | hand-written, ms |" in text
+    assert "| conditional: false, ms | without the option, ms |" in text
+    assert "was not measured" in text
+
+
+# --- modes of a grid --------------------------------------------------------------------------------------------------
+
+
+def test_modes_and_high_quality_are_those_of_a_loop_over_all_points():
+    gan_modes = script("gan_modes")
+    source = GaussianGrid(side=3, spacing=60.0, deviation=2.5)
+    levels = torch.randint(256, (3000, 2, 1, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    levels[:200] = torch.from_numpy(source.load("val").levels[:200])
+    centres = [(127.5 + 60 * (i - 1), 127.5 + 60 * (j - 1)) for i in range(3) for j in range(3)]
+    covered, good = set(), 0
+    for x, y in levels.flatten(1).tolist():
+        hits = [mode for mode, (a, b) in enumerate(centres) if (x - a) ** 2 + (y - b) ** 2 <= 7.5**2]
+        covered.update(hits)
+        good += bool(hits)
+    found = gan_modes.figures(gan_modes.coverage(source), levels)
+    assert found == {"modes_pixels": len(covered), "high_quality_pixels": pytest.approx(good / 3000)}
+
+
+def test_modes_of_a_config_stand_beside_those_of_real_points(capsys, config, tmp_path):
+    gan_modes = script("gan_modes")
+    tiny = yaml.safe_load(config.read_text(encoding="utf-8"))
+    tiny["data"]["init_args"]["source"] = "lightning_gen.data.GaussianGrid"
+    tiny["evaluation"] = {"every": 640}
+    tiny["checkpoint"] = {"every": 640}
+    path = tmp_path / "tiny-gaussian-grid.yaml"
+    path.write_text(yaml.safe_dump(tiny), encoding="utf-8")
+    args = ("--seeds", "0", "1", "--jobs", "2", "--n", "500", "--runs", str(tmp_path / "runs"))
+    real, model = lines(capsys, "--config", str(path), *args, of=gan_modes)
+    assert real["modes_pixels"]["values"] == [25.0]
+    assert real["high_quality_pixels"]["mean"] > 0.97
+    assert real["met_by_every_seed"] is True
+    assert model["seeds"] == [0, 1]
+    assert model["images_seen"] == [640, 640]
+    assert model["met_by_every_seed"] is False, "after ten steps"
+    assert (
+        model["high_quality_pixels"]["values"]
+        == lines(capsys, "--config", str(path), *args, of=gan_modes)[1]["high_quality_pixels"]["values"]
+    )
+    assert "| real points | 500 | 25 | " in table.tables([real, model])
+    with pytest.raises(SystemExit):
+        gan_modes.main(["--config", str(config), *args])
+    assert "not lightning_gen.data.GaussianGrid" in capsys.readouterr().err
+
+
+# --- against torchgan -------------------------------------------------------------------------------------------------
+
+
+def write_idx(path, array):
+    """Write a gzipped IDX file of bytes."""
+    header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    path.write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes(), 1))
+
+
+@pytest.fixture
+def clothes(tmp_path):
+    """A folder with a few noisy pictures in Fashion-MNIST's files: 120 to train on, 5,000 held out, 60 to test on."""
+    random = np.random.default_rng(0)
+    folder = tmp_path / "clothes"
+    folder.mkdir()
+    for prefix, n in (("train", 5120), ("t10k", 60)):
+        write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", random.integers(0, 256, (n, 28, 28)))
+        write_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", np.arange(n) % 10)
+    return folder
+
+
+def test_torchgan_must_be_installed(capsys, monkeypatch):
+    gan_torchgan = script("gan_torchgan")
+    monkeypatch.setattr(gan_torchgan.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as stopped:
+        gan_torchgan.main(["--config", "configs/gan/dcgan-fashion-mnist.yaml"])
+    assert stopped.value.code == 2
+    assert "pip install --no-deps torchgan==0.1.0" in capsys.readouterr().err
+
+
+def test_torchgan_and_a_config_get_equal_time(capsys, config, clothes, tmp_path):
+    pytest.importorskip("torchgan", reason="torchgan is no dependency: pip install --no-deps torchgan==0.1.0")
+    gan_torchgan = script("gan_torchgan")
+    tiny = yaml.safe_load(config.read_text(encoding="utf-8"))
+    tiny["data"]["init_args"]["source"] = {
+        "class_path": "lightning_gen.data.FashionMNIST",
+        "init_args": {"root": str(clothes)},
+    }
+    tiny["budget"] = {"minutes": 20}
+    del tiny["schedule"]
+    tiny["evaluation"] = {"every": 1_000_000}
+    tiny["checkpoint"] = {"every": 1_000_000}
+    path = tmp_path / "tiny-fashion-mnist.yaml"
+    path.write_text(yaml.safe_dump(tiny), encoding="utf-8")
+    args = (
+        "--minutes",
+        "0.02",
+        "--n",
+        "100",
+        "--part",
+        "test",
+        "--root",
+        str(clothes),
+        "--runs",
+        str(tmp_path / "runs"),
+    )
+    rows = lines(capsys, "--config", str(path), "--at_once", *args, of=gan_torchgan)
+    floor, ours, theirs, against, beside = rows
+    assert floor["n"] == [120, 60]
+    for row in (ours, theirs):
+        assert 1.2 <= row["seconds"]["mean"] < 4
+        assert row["images_seen"][0] > 0
+        assert row["fid_fashion_mnist_heldout"]["mean"] > 0
+    assert against["ratio"] == pytest.approx(
+        ours["fid_fashion_mnist_heldout"]["mean"] / theirs["fid_fashion_mnist_heldout"]["mean"]
+    )
+    assert (against["limit"], beside["against"]) == (1.0, floor["row"])
+    again = lines(capsys, "--config", str(path), *args, of=gan_torchgan)
+    assert again[2]["fid_fashion_mnist"] == theirs["fid_fashion_mnist"]
+    assert "torchgan's DCGAN, paper" in table.tables(rows)
