@@ -1,4 +1,4 @@
-"""The markdown tables of JSON lines that digits.py, gan_modes.py, gan_torchgan.py, gan_steps.py or overhead.py printed.
+"""The markdown tables of JSON lines that digits.py, gan_modes.py, gan_torchgan.py or gan_steps.py printed.
 
     python benchmarks/table.py digits.jsonl
 
@@ -200,7 +200,6 @@ TABLES = {
     "gan_torchgan": samples,
     "gan_modes": modes,
     "gan_steps": steps,
-    "overhead": steps,
 }
 
 

@@ -320,7 +320,9 @@ class ImageModule(LightningModule):
             scaled = torch._foreach_mul([g for _, g in used], (clip / norm).clamp(max=1.0))
             used = [(p, g) for (p, _), g in zip(used, scaled, strict=True)]
         for parameter, gradient in used:
-            parameter.grad = gradient
+            # A double backward may give other strides, and fused optimizers read gradients as flat memory.
+            fits = gradient.stride() == parameter.stride()
+            parameter.grad = gradient if fits else torch.empty_like(parameter).copy_(gradient)
         optimizer.step()
         for parameter, _ in used:
             parameter.grad = None

@@ -536,3 +536,20 @@ def test_bfloat16_trains_with_losses_and_penalties_in_float32(quiet_trainer, mak
     assert set(seen) == {torch.float32}
     assert model.skipped_steps == 0
     assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_fused_optimizers_get_gradients_in_the_layout_of_their_weights(quiet_trainer, make_batches):
+    spec, weights = ImageSpec(1, 28, 28), []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        model = GAN(
+            spec,
+            generator=partial(DCGANGenerator, latent_dim=4, width=8),
+            discriminator=partial(DCGANDiscriminator, width=8, batch_norm=False),
+            generator_optimizer=partial(Adam, lr=1e-3, betas=(0.0, 0.99), fused=fused),
+            discriminator_optimizer=partial(Adam, lr=1e-3, betas=(0.0, 0.99), fused=fused),
+            penalties=[R1(1.0), R2(1.0)],
+        )
+        quiet_trainer(precision="64-true").fit(model, make_batches(spec, 3, 8))
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-9, atol=1e-12)
