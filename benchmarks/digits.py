@@ -38,7 +38,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -159,6 +159,17 @@ class Scorer:
         heldout, training = self.figures[:2]
         # The distance is symmetric: that of the held-out to the training part is also the other way round.
         return {name: real.get(name) for name in self.figures} | {heldout: real[training]}
+
+
+@contextlib.contextmanager
+def runs_folder(options: argparse.Namespace) -> Iterator[None]:
+    """Make ``options.runs`` a temporary folder for a while, unless one is given, whose runs are kept."""
+    if options.runs is not None:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="benchmark_runs_") as options.runs:
+        yield
+    options.runs = None
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
@@ -455,9 +466,7 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         for config in options.config:  # a misspelt file is told before anything is fitted
             cli.find_config(config)
-        with contextlib.ExitStack() as stack:
-            if options.runs is None:
-                options.runs = stack.enter_context(tempfile.TemporaryDirectory(prefix="digits_runs_"))
+        with runs_folder(options):
             compare(options, args)
     except InputError as error:
         cli.fail(str(error))

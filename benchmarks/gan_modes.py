@@ -20,10 +20,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
-import contextlib
 import json
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from digits import finished_run, spread, surroundings, train_at_once
+from digits import finished_run, runs_folder, spread, surroundings, train_at_once
 
 from lightning_gen import cli
 from lightning_gen.data import GaussianGrid
@@ -143,9 +141,7 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         for config in options.config:  # before anything is trained
             check_data(config)
-        with contextlib.ExitStack() as stack:
-            if options.runs is None:
-                options.runs = stack.enter_context(tempfile.TemporaryDirectory(prefix="modes_runs_"))
+        with runs_folder(options):
             show(real_row(GaussianGrid(), options.n))
             for config in options.config:
                 train_at_once([config], options.seeds, Path(options.runs), options.jobs)

@@ -29,13 +29,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
-import contextlib
 import importlib.metadata
 import importlib.util
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -47,7 +45,7 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from digits import Scorer, criterion, finished_run, fit_apart, fit_arguments, row, scoring, surroundings
+from digits import Scorer, criterion, finished_run, fit_apart, fit_arguments, row, runs_folder, scoring, surroundings
 
 from lightning_gen import cli
 from lightning_gen.data import FashionMNIST
@@ -275,9 +273,7 @@ def main(args: Sequence[str] | None = None) -> None:
             return
         for config in options.config:  # a misspelt file is told before anything is trained
             cli.find_config(config)
-        with contextlib.ExitStack() as stack:
-            if options.runs is None:
-                options.runs = stack.enter_context(tempfile.TemporaryDirectory(prefix="torchgan_runs_"))
+        with runs_folder(options):
             compare(options, args)
     except InputError as error:
         cli.fail(str(error))

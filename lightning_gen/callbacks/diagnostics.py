@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from lightning_gen.callbacks.checkpoints import Checkpoints
 from lightning_gen.callbacks.ema import EMA
 from lightning_gen.data import Batch, ImageDataModule
 from lightning_gen.errors import InputError
+from lightning_gen.metrics.base import is_of_one_class
 from lightning_gen.models.base import CHECKPOINT_KEY, ImageModule, evaluating
 from lightning_gen.models.checkpoint import read_checkpoint
 from lightning_gen.networks.spectral import spectral_norms
@@ -206,7 +206,7 @@ class CollapseMonitor(Callback):
         if (accuracy := figures.get("val/critic_accuracy", 0.5)) > self.critic_accuracy:
             found["critic_accuracy"] = f"the critic ranks a real image above a sample with probability {accuracy:.4f}"
         for name, value in figures.items():
-            of_all = name.startswith("val/classes_") and not re.search(r"_class\d+$", name)
+            of_all = name.startswith("val/classes_") and not is_of_one_class(name)
             if of_all and num_classes and value < self.classes * num_classes:
                 found["classes"] = f"{value:.0f} of {num_classes} classes are drawn"
         return found

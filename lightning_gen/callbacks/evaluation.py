@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from lightning_gen.data import ImageDataModule
 from lightning_gen.describe import describe
 from lightning_gen.errors import InputError
 from lightning_gen.metrics import Extractor, FeatureMetric, MetricSuite, neighbour_picture
-from lightning_gen.metrics.base import TRAIN
+from lightning_gen.metrics.base import TRAIN, is_of_one_class
 from lightning_gen.metrics.distances import nearest
 from lightning_gen.models.base import GenerativeModule, evaluating, keyed_seed
 from lightning_gen.spec import ImageSpec
@@ -261,7 +260,7 @@ class GenerativeEvaluation(Callback):
             save_png(sheet, self.folder / f"{pl_module.images_seen:012d}-neighbours.png")
         self.results = {f"{part}/{name}": value for name, value in figures.items()}
         higher = {f"{part}/{name}": better for name, better in self.suite.higher_is_better(figures).items()}
-        of_classes = {name for name in self.results if re.search(r"_class\d+$", name)}
+        of_classes = {name: value for name, value in self.results.items() if is_of_one_class(name)}
         pl_module.report({name: value for name, value in self.results.items() if name not in of_classes}, higher)
         if of_classes:
-            pl_module.report({name: self.results[name] for name in self.results if name in of_classes}, detail=True)
+            pl_module.report(of_classes, detail=True)

@@ -30,7 +30,7 @@ from lightning_gen.data.source import ContentHash
 from lightning_gen.describe import TRUSTED, build, class_path
 from lightning_gen.errors import InputError
 from lightning_gen.files import flat, write_json
-from lightning_gen.metrics import CopyShare, Extractor, FeatureMetric, FrechetDistance, InceptionExtractor, MetricSuite
+from lightning_gen.metrics import Extractor, FeatureMetric, FrechetDistance, InceptionExtractor, MetricSuite
 from lightning_gen.metrics.base import HELD_OUT, TRAIN
 from lightning_gen.models.base import CHECKPOINT_KEY
 from lightning_gen.models.checkpoint import load_data
@@ -384,7 +384,7 @@ def default_metrics(held_out: bool, logits: bool) -> list[FeatureMetric]:
     """Return the metrics that need no choice, as far as the references and the extractor allow them."""
     chosen = [FrechetDistance(), metrics.KernelDistance(), metrics.PrecisionRecall(), metrics.DensityCoverage()]
     chosen += [metrics.Diversity()] + ([metrics.InceptionScore()] if logits else [])
-    return chosen + ([CopyShare()] if held_out else [])
+    return chosen + ([metrics.CopyShare()] if held_out else [])
 
 
 def check_metrics(wanted: Sequence[FeatureMetric], n: int, held_out: bool, logits: bool) -> None:
@@ -395,7 +395,7 @@ def check_metrics(wanted: Sequence[FeatureMetric], n: int, held_out: bool, logit
             raise InputError(f"{name} needs at least {metric.least} images, got {n}: raise n or choose other --metrics")
         if "logits" in metric.keeps and not logits:
             raise InputError(f"{name} needs logits, and this extractor gives features only: choose another --extractor")
-        if not held_out and (isinstance(metric, CopyShare) or metric.against[0] == HELD_OUT):
+        if not held_out and HELD_OUT in metric.required:
             raise InputError(f"{name} compares with held-out images: give --heldout DIR")
 
 

@@ -47,6 +47,7 @@ from lightning_gen.commands.messages import TrainingParser, input_error_behind
 from lightning_gen.commands.verbs import TRAINING, fail
 from lightning_gen.errors import InputError
 from lightning_gen.files import flat, write_json
+from lightning_gen.metrics.base import is_of_one_class
 from lightning_gen.models import ImageModule, read_checkpoint
 from lightning_gen.models.base import CHECKPOINT_KEY, TrainingDiverged
 from lightning_gen.runs import CHILD_VARIABLE, RunFolder, run_of_checkpoint
@@ -421,7 +422,7 @@ class TrainingCLI(LightningCLI):
         figures = ", ".join(
             f"{name} {value:.4g}"
             for name, value in recorder.last.items()
-            if name.removeprefix("val/").startswith("fid") and "_class" not in name
+            if name.removeprefix("val/").startswith("fid") and not is_of_one_class(name)
         )
         say(
             f"done: {model.images_seen:,} images in {seconds:,.0f} s"
@@ -545,6 +546,12 @@ def say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
+def look_for_no_gpu() -> None:
+    """Spare every optimizer step a search for a GPU's driver library where there is no GPU (0.1 ms of Adam's)."""
+    if not torch.cuda.is_available():
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"  # which importing lightning sets to 1
+
+
 def quieten() -> None:
     """Leave the screen to the run: no banners of the libraries below."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
@@ -558,6 +565,7 @@ def quieten() -> None:
 def run(verb: str, args: Sequence[str]) -> None:
     """Run one of the training verbs; see :func:`lightning_gen.cli.main` for exit codes."""
     quieten()
+    look_for_no_gpu()
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True, subclasses_enabled=[ImageSpec])
     environment = os.environ.get(CHILD_VARIABLE)
     cli = TrainingCLI.__new__(TrainingCLI)  # its constructor runs everything; errors want to know its folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -326,6 +327,11 @@ class FeatureMetric(Metric, ABC):
         super().reset()
         self.samples.reset()
 
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Names of the reference parts without which there is no figure."""
+        return self.against[:1]
+
     def each_reference(self, figure: str) -> Iterator[tuple[str, FeatureSet]]:
         """Name of the figure and reference set, for each part of ``against`` that is set; the first must be."""
         for place, part in enumerate(self.against):
@@ -362,6 +368,11 @@ def figure_name(key: str, extractor: str) -> str:
     figure, _, space = figure.partition("@")
     space = space or ("" if extractor == "inception" else extractor)
     return "_".join([figure, *([space] if space else []), *rest])
+
+
+def is_of_one_class(name: str) -> bool:
+    """Whether a figure is of one class alone, such as ``val/fid_digits_class3``: there are as many as classes."""
+    return re.search(r"_class\d+$", name) is not None
 
 
 def describe(metric: FeatureMetric) -> dict[str, Any]:

@@ -73,6 +73,10 @@ class CopyShare(FeatureMetric):
         super().__init__()
         self.space, self.max_images = space, max_images
 
+    @property
+    def required(self) -> tuple[str, ...]:
+        return TRAIN, HELD_OUT
+
     def score(self, samples: FeatureSet) -> dict[str, float]:
         train, heldout = self.reference(TRAIN), self.reference(HELD_OUT)
         self.require_samples(samples)

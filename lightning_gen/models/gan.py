@@ -25,6 +25,7 @@ from lightning_gen.objectives import (
     Penalty,
     check_double_backward,
 )
+from lightning_gen.objectives.precision import at_least_float32
 from lightning_gen.samplers import LatentSampler
 from lightning_gen.spec import ImageSpec
 
@@ -201,22 +202,11 @@ class GAN(GenerativeModule):
             term = self.auxiliary.critic(real_logits, fake_logits, labels).mean()
             self.track(loss_classifier=term)
             loss = loss + term
-        step = None
-        for penalty in self.penalties:
-            if penalty.is_due(self.critic_steps_taken):
-                step = step or CriticStep(
-                    self.discriminator,
-                    real,
-                    fake,
-                    labels,
-                    real_scores,
-                    fake_scores,
-                    self.draw(len(real), "penalties"),
-                    self.mean_over_ranks,
-                )
-                term = penalty(step).mean()
-                self.track(**{type(penalty).__name__.lower(): term})
-                loss = loss + term
+        if due := [penalty for penalty in self.penalties if penalty.is_due(self.critic_steps_taken)]:
+            draw = self.draw(len(real), "penalties")
+            scores = real_scores, fake_scores
+            step = CriticStep(self.discriminator, real, fake, labels, *scores, draw, self.mean_over_ranks)
+            loss = self.penalised(loss, due, step)
         # The comparison of pixels does not involve the critic at all: there is nothing to descend, and it never learns.
         taken = not loss.requires_grad or self.descend(
             "critic", loss, self.critic_parameters, optimizer, self.discriminator_clip
@@ -239,15 +229,23 @@ class GAN(GenerativeModule):
             else self.adversarial_loss(real, fake, labels)
         )
         self.track(loss_generator=loss)
-        for penalty in self.generator_penalties:
-            if penalty.is_due(self.generator_steps_taken):
-                draw = self.draw(len(real), "generator-penalties")
-                term = penalty(GeneratorStep(self.generator, latent, labels, draw, self.mean_over_ranks)).mean()
-                self.track(**{type(penalty).__name__.lower(): term})
-                loss = loss + term
+        if due := [penalty for penalty in self.generator_penalties if penalty.is_due(self.generator_steps_taken)]:
+            draw = self.draw(len(real), "generator-penalties")
+            step = GeneratorStep(self.generator, latent, labels, draw, self.mean_over_ranks)
+            loss = self.penalised(loss, due, step)
         taken = self.descend("generator", loss, self.generator_parameters, optimizer, self.generator_clip)
         self.generator_steps_taken += taken
         return taken
+
+    def penalised(
+        self, loss: Tensor, due: Sequence[Penalty | GeneratorPenalty], step: CriticStep | GeneratorStep
+    ) -> Tensor:
+        """Return ``loss`` with the penalties that are due added; all of a step share its random numbers."""
+        for penalty in due:
+            term = penalty(step).mean()
+            self.track(**{type(penalty).__name__.lower(): term})
+            loss = loss + term
+        return loss
 
     def adversarial_loss(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> Tensor:
         """Return the generator's loss, a scalar, from what the critic says of its images."""
@@ -264,9 +262,9 @@ class GAN(GenerativeModule):
     def judge(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the critic's scores (B,) and, with ``auxiliary``, class logits (B, K), in full precision."""
         if self.auxiliary is None:
-            return at_least_float(self.discriminator(images, labels)), None
+            return at_least_float32(self.discriminator(images, labels)), None
         scores, logits = self.discriminator.scores_and_logits(images, labels)
-        return at_least_float(scores), at_least_float(logits)
+        return at_least_float32(scores), at_least_float32(logits)
 
     def seen_by_critic(self, images: Tensor, purpose: str) -> Tensor:
         """Return a batch as the critic is to see it; for one purpose, the i-th images share their augmentation."""
@@ -289,6 +287,7 @@ class GAN(GenerativeModule):
 
     def load_counters(self, counters: dict[str, int]) -> None:
         self.critic_steps_taken = counters["critic_steps_taken"]
+        # Only generator penalties count by it, and checkpoints from before there were any do not have it.
         self.generator_steps_taken = counters.get("generator_steps_taken", 0)
 
     # --- the protocol ---------------------------------------------------------------------------------------------
@@ -346,11 +345,6 @@ class GAN(GenerativeModule):
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Any:
         """Map latents (B, latent_dim) to levels (B, C, H, W); the same as :meth:`decode`."""
         return self.decode(latent, labels)
-
-
-def at_least_float(tensor: Tensor) -> Tensor:
-    """Return ``tensor`` in float32, or in float64 if it is: losses of bfloat16 scores would lose what they compare."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def spread(images: Tensor) -> Tensor:

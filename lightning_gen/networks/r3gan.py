@@ -12,7 +12,7 @@ from lightning_gen.errors import InputError
 from lightning_gen.networks.conditional import check_conditional, require_labels
 from lightning_gen.networks.dcgan import doublings
 from lightning_gen.networks.mlp import check_positive
-from lightning_gen.networks.stylegan2 import Resample, channels_of
+from lightning_gen.networks.resampling import Resample, channels_of
 from lightning_gen.spec import ImageSpec
 
 SLOPE = 0.2  # of every leaky rectifier

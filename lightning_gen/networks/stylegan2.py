@@ -11,68 +11,12 @@ from torch import Tensor, nn
 from lightning_gen.networks.conditional import check_conditional, require_labels
 from lightning_gen.networks.dcgan import doublings
 from lightning_gen.networks.mlp import check_positive
+from lightning_gen.networks.resampling import Resample, channels_of, filter_matrix
 from lightning_gen.spec import ImageSpec
 
 SLOPE = 0.2  # of every leaky rectifier
 GAIN = math.sqrt(2)  # keeps the second moment of a rectified normal number
-TAPS = (1, 3, 3, 1)
 GROUP = 4  # images that share a minibatch standard deviation
-
-
-def filter_matrix(
-    inputs: int, outputs: int, first: int, *, up: int = 1, down: int = 1, gain: float = 1.0, extend: bool = True
-) -> Tensor:
-    r"""Return the matrix (outputs, inputs) that resamples a line by the filter [1, 3, 3, 1] / 8.
-
-    .. math:: y_i = \text{up} \cdot \text{gain} \sum_{j=0}^{3} \tfrac{(1, 3, 3, 1)_j}{8} \,
-              x^{\uparrow}_{\text{down} \cdot i + \text{first} + j}
-
-    where :math:`x^{\uparrow}` is x with ``up - 1`` zeros after each value. Outside, its last value goes on
-    (``extend``) or there are zeros.
-    """
-    matrix = torch.zeros(outputs, inputs)
-    for i in range(outputs):
-        for j, tap in enumerate(TAPS):
-            place, between = divmod(down * i + first + j, up)
-            if between == 0 and (extend or 0 <= place < inputs):
-                matrix[i, min(max(place, 0), inputs - 1)] += up * gain * tap / sum(TAPS)
-    return matrix
-
-
-class Resample(nn.Module):
-    r"""Linear resampling of square maps by one matrix per axis, :math:`Y = R X R^\top`, (B, C, n, n) -> (B, C, m, m).
-
-    On a CPU, matrices are faster than depthwise convolutions where both are differentiated twice, and they can treat
-    edges as they like. Small maps take one product with the Kronecker square of R in place of many tiny ones.
-
-    Args:
-        matrix: R (m, n).
-    """
-
-    LARGEST_FLAT = 9  # side of a map above which the Kronecker square costs more than it saves
-
-    def __init__(self, matrix: Tensor):
-        super().__init__()
-        self.outputs, inputs = matrix.shape
-        self.flat = inputs <= self.LARGEST_FLAT
-        # Follows from the architecture: not stored in checkpoints.
-        self.register_buffer("matrix", torch.kron(matrix, matrix) if self.flat else matrix, persistent=False)
-
-    @classmethod
-    def up(cls, side: int) -> Resample:
-        """Return the doubling of side ``side``: bilinear interpolation between the centres of pixels."""
-        return cls(filter_matrix(side, 2 * side, -2, up=2))
-
-    @classmethod
-    def down(cls, side: int) -> Resample:
-        """Return the halving of side ``side``: every second value of the map blurred by [1, 3, 3, 1] / 8."""
-        return cls(filter_matrix(side, side // 2, -1, down=2))
-
-    def forward(self, maps: Tensor) -> Tensor:
-        matrix = self.matrix.to(maps.dtype)
-        if self.flat:
-            return F.linear(maps.flatten(2), matrix).unflatten(2, (self.outputs, self.outputs))
-        return (matrix @ maps) @ matrix.t()
 
 
 def pixel_norm(x: Tensor) -> Tensor:
@@ -252,11 +196,6 @@ class ToImage(nn.Module):
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         weight = self.weight * self.affine(style)[:, None] / math.sqrt(x.shape[1])  # (B, C, I): small, so per image
         return torch.matmul(weight, x.flatten(2)).unflatten(2, x.shape[2:]) + self.bias[:, None, None]
-
-
-def channels_of(k: int, width: int, max_width: int) -> list[int]:
-    """Return the channels at sides a, 2a, ..., a * 2^k: ``width`` at the last, doubled at each before, bounded."""
-    return [min(width * 2 ** (k - i), max_width) for i in range(k + 1)]
 
 
 class StyleGAN2Generator(nn.Module):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from lightning_gen.draw import Draw
 from lightning_gen.errors import InputError
+from lightning_gen.objectives.precision import at_least_float32
 from lightning_gen.spec import ImageSpec
 
 
@@ -290,7 +291,7 @@ class ADA(CriticAugmentation):
         with torch.autocast(images.device.type, enabled=False):
             # All numbers at once, whichever operations are in use: two copies to the device instead of twenty.
             uniform, normal = iter(draw.uniform(21).unbind(1)), iter(draw.normal(7).unbind(1))
-            changed = images.to(torch.promote_types(images.dtype, torch.float32))
+            changed = at_least_float32(images)
             changed = self.change_geometry(changed, uniform, normal)
             changed = self.change_colour(changed, uniform, normal)
         return changed.to(images.dtype)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lightning_gen.errors import InputError
+from lightning_gen.objectives.precision import at_least_float32
 
 
 class AuxiliaryClassifier:
@@ -47,5 +47,4 @@ class AuxiliaryClassifier:
 
 def nats(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the cross-entropy (B,) in nats, at least in float32."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return cross_entropy(logits, labels, reduction="none")
+    return cross_entropy(at_least_float32(logits), labels, reduction="none")

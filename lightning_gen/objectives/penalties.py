@@ -15,6 +15,7 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from lightning_gen.draw import Draw
 from lightning_gen.errors import InputError
 from lightning_gen.objectives.augmentation import CriticAugmentation, DiffAugment
+from lightning_gen.objectives.precision import at_least_float32
 
 
 class CriticStep(NamedTuple):
@@ -119,10 +120,6 @@ class Penalty(LazyPenalty):
 
 class GeneratorPenalty(LazyPenalty):
     """A term of the generator's loss; :meth:`value` gets a :class:`GeneratorStep`."""
-
-
-def at_least_float32(images: Tensor) -> Tensor:
-    return images.to(torch.promote_types(images.dtype, torch.float32))
 
 
 def image_gradient(critic: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
