@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
@@ -106,6 +108,15 @@ class RunOptions:
         self.threads = threads
         self.wandb = wandb
         self.tensorboard = tensorboard
+
+
+class NoProfiler(PassThroughProfiler):
+    """Lightning's own makes and unwinds a generator at each of some hundred hooks a step."""
+
+    NOTHING = nullcontext()
+
+    def profile(self, action_name: str) -> AbstractContextManager:
+        return self.NOTHING
 
 
 class TrainingCLI(LightningCLI):
@@ -350,6 +361,8 @@ class TrainingCLI(LightningCLI):
                 if getattr(type(callback), hook) is getattr(Callback, hook):
                     # Lightning leaves out what is not callable, and the microseconds of each empty call add up.
                     setattr(callback, hook, None)
+        if config.get("profiler") is None:
+            config["profiler"] = NoProfiler()
         try:
             trainer = super()._instantiate_trainer(config, own)
         except (ValueError, TypeError) as error:

@@ -109,7 +109,8 @@ class RunningMean:
     def value(self) -> float:
         """Return the mean of everything so far."""
         if self.waiting:
-            self.total += float(torch.stack([value.mean() for value in self.waiting]).sum())
+            means = [value.mean() if value.dim() else value for value in self.waiting]
+            self.total += float(torch.stack(means).sum())
             self.count += len(self.waiting)
             self.waiting = []
         return self.total / self.count
@@ -165,6 +166,13 @@ class ImageModule(LightningModule):
         self._tracked: dict[str, RunningMean] = {}
         self._pending: dict[str, Tensor] = {}
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the name of every hook that it calls, and torch looks long for what a name could stand for.
+        if type(value) in (str, int, float, bool, type(None)) and name in self.__dict__:
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     # --- randomness and ranks -------------------------------------------------------------------------------------
 
     @property
@@ -216,6 +224,7 @@ class ImageModule(LightningModule):
 
     def on_train_start(self) -> None:
         self._step_buffers = list(self.buffers())
+        self._kept_buffers = [torch.empty_like(buffer) for buffer in self._step_buffers]
         self._own_ranks = (self.trainer.global_rank, self.trainer.world_size)
 
     def on_train_end(self) -> None:
@@ -223,7 +232,8 @@ class ImageModule(LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # A skipped step must leave nothing behind, and forward passes move batch statistics and spectral norms.
-        self._kept_buffers = [buffer.clone() for buffer in self._step_buffers]
+        if self._kept_buffers:
+            torch._foreach_copy_(self._kept_buffers, self._step_buffers)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Under automatic optimization: leave out the step where a gradient is not finite (ranks have averaged it)."""
