@@ -10,7 +10,7 @@ Prints one JSON line per row: mean, sample standard deviation and value of each 
 criterion, the ratio of two rows' figures. Everything is fitted to the 1,097 training images. Held-out images are the
 validation part unless ``--part test`` is given, which is for published tables only. ``--images`` gives all configs the
 same number of images seen. Class-conditional models are asked for as many samples of each class as there are training
-images of it. Seconds of a run include its evaluations, and with ``--jobs 2`` are of two runs at once, a core for each.
+images of it. Seconds are those that a run, evaluations included, or a fit had a processor, on one thread.
 
 Mixtures are ``sklearn.mixture.GaussianMixture`` with full covariances and ``reg_covar=1e-3``, fitted to levels 0 .. 16
 as they are, with the seed as ``random_state``; their samples are rounded and clipped to levels. A config is trained by
@@ -103,9 +103,9 @@ class Mixtures:
     def fit(self, components: int, seed: int) -> tuple[GaussianMixture, float]:
         """Return the mixture and the seconds that fitting took."""
         if (components, seed) not in self.fitted:
-            started = time.perf_counter()
+            started = time.process_time()
             mixture = GaussianMixture(components, random_state=seed, **FIT).fit(self.rows)
-            self.fitted[components, seed] = mixture, time.perf_counter() - started
+            self.fitted[components, seed] = mixture, time.process_time() - started
         return self.fitted[components, seed]
 
     def choose(self, candidates: Sequence[int], seed: int) -> tuple[int, list[float], float]:
@@ -320,7 +320,7 @@ def config_row(config: str, scorer: Scorer, options: argparse.Namespace) -> dict
         "config",
         options.seeds,
         figures,
-        [summary["seconds"] for summary in summaries],
+        [summary["processor_seconds"] for summary in summaries],
         n=options.n,
         checkpoint=options.checkpoint,
         checkpoint_images_seen=[summary["samples_from"] for summary in summaries],

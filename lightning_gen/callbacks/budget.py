@@ -9,6 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_gen.errors import InputError
 
+CLOCKS = {"seconds": time.monotonic, "processor_seconds": time.process_time}
+
 
 class Budget(Callback):
     """End training after so many images seen or so many minutes, whichever comes first.
@@ -30,26 +32,34 @@ class Budget(Callback):
                 raise InputError(f"budget.{name} must be above 0, got {value}")
         self.images = images
         self.minutes = minutes
-        self._spent = 0.0
-        self._since: float | None = None
+        self._spent = dict.fromkeys(CLOCKS, 0.0)
+        self._since: dict[str, float] | None = None
 
     @property
     def seconds(self) -> float:
         """Seconds spent in training so far, over all sessions."""
-        return self._spent + (0.0 if self._since is None else time.monotonic() - self._since)
+        return self._so_far("seconds")
+
+    @property
+    def processor_seconds(self) -> float:
+        """Seconds that this process (not its data workers) had a processor meanwhile, summed over threads."""
+        return self._so_far("processor_seconds")
+
+    def _so_far(self, name: str) -> float:
+        return self._spent[name] + (0.0 if self._since is None else CLOCKS[name]() - self._since[name])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds}
+        return {name: self._so_far(name) for name in CLOCKS}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._spent = state_dict["seconds"]
+        self._spent = {name: state_dict.get(name, 0.0) for name in CLOCKS}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and self.images is None and self.minutes is None and not trainer.fast_dev_run:
             raise InputError("how long should the run last? give --budget.images N or --budget.minutes M")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._since = time.monotonic()
+        self._since = {name: clock() for name, clock in CLOCKS.items()}
         self._stop_if_spent(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:

@@ -141,6 +141,7 @@ class Recorder(Callback):
                 "images_seen": pl_module.images_seen,
                 "skipped_steps": pl_module.skipped_steps,
                 "seconds": None if budget is None else round(budget.seconds, 3),
+                "processor_seconds": None if budget is None else round(budget.processor_seconds, 3),
                 "parameters": count_parameters(pl_module),
                 "seed": pl_module.seed,
                 "ranks": trainer.world_size,
