@@ -29,6 +29,8 @@ from lightning_gen.objectives.precision import at_least_float32
 from lightning_gen.samplers import LatentSampler
 from lightning_gen.spec import ImageSpec
 
+DIAGNOSED_AT_ONCE = 256  # images: memory must not grow with how many are asked for
+
 
 class GAN(GenerativeModule):
     r"""Generative adversarial network, :math:`\min_G \max_D` of a pair of losses (Goodfellow et al. 2014).
@@ -104,6 +106,7 @@ class GAN(GenerativeModule):
         self.training_latents = LatentSampler()
         self.critic_steps_taken = 0
         self.generator_steps_taken = 0
+        self._penalty_names = names_of([*self.penalties, *self.generator_penalties])
         self._check_parts()
 
     def _check_parts(self) -> None:
@@ -223,12 +226,11 @@ class GAN(GenerativeModule):
         """Take one generator step; return whether it was taken. One that is not leaves the critic step before it."""
         latent = self.noise(len(real), "generator")
         fake = self.generator(latent, labels)
-        loss = (
-            self.loss.generator(real, fake).mean()
-            if self.loss.compares_images
-            else self.adversarial_loss(real, fake, labels)
-        )
-        self.track(loss_generator=loss)
+        if self.loss.compares_images:
+            loss = self.loss.generator(real, fake).mean()
+            self.track(loss_generator=loss)
+        else:
+            loss = self.adversarial_loss(real, fake, labels)
         if due := [penalty for penalty in self.generator_penalties if penalty.is_due(self.generator_steps_taken)]:
             draw = self.draw(len(real), "generator-penalties")
             step = GeneratorStep(self.generator, latent, labels, draw, self.mean_over_ranks)
@@ -243,7 +245,7 @@ class GAN(GenerativeModule):
         """Return ``loss`` with the penalties that are due added; all of a step share its random numbers."""
         for penalty in due:
             term = penalty(step).mean()
-            self.track(**{type(penalty).__name__.lower(): term})
+            self.track(**{self._penalty_names[penalty]: term})
             loss = loss + term
         return loss
 
@@ -255,8 +257,11 @@ class GAN(GenerativeModule):
             with torch.no_grad():
                 real_scores, _ = self.judge(self.seen_by_critic(real, "augment-generator"), labels)
         loss = self.loss.generator(real_scores, fake_scores).mean()
+        self.track(loss_generator=loss)
         if self.auxiliary is not None:
-            loss = loss + self.auxiliary.generator(fake_logits, labels).mean()
+            term = self.auxiliary.generator(fake_logits, labels).mean()
+            self.track(loss_classifier_generator=term)
+            loss = loss + term
         return loss
 
     def judge(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -311,7 +316,7 @@ class GAN(GenerativeModule):
             images = self.spec.to_unit(batch.levels, self.dtype)
             levels = self.sample(len(images), batch.labels, generator=self.random("diagnostics"))
             samples = self.spec.to_unit(levels, self.dtype)
-            (real, _), (fake, _) = self.judge(images, batch.labels), self.judge(samples, batch.labels)
+            real, fake = self.scores(images, batch.labels), self.scores(samples, batch.labels)
             # Ties count half: a critic that gives one score to everything tells nothing apart.
             ordered = fake.sort().values
             below = (torch.searchsorted(ordered, real) + torch.searchsorted(ordered, real, right=True)) / 2
@@ -319,6 +324,12 @@ class GAN(GenerativeModule):
             if len(images) > 1:
                 figures["diversity"] = spread(samples) / spread(images).clamp(min=1e-12)
             return figures
+
+    def scores(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Return the critic's scores (B,) of any number of images, some hundred at a time."""
+        chunks = images.split(DIAGNOSED_AT_ONCE)
+        of_chunks = [None] * len(chunks) if labels is None else labels.split(DIAGNOSED_AT_ONCE)
+        return torch.cat([self.judge(*chunk)[0] for chunk in zip(chunks, of_chunks, strict=True)])
 
     def sample(self, n: int, labels: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
         generator = generator or self.fresh_generator()
@@ -335,16 +346,43 @@ class GAN(GenerativeModule):
         """Map latents (B, latent_dim) to levels (B, C, H, W).
 
         Raises:
-            InputError: for a class that the model does not have.
+            InputError: for a class that the model does not have, or ``sampler.psi`` without styles.
         """
         if self.conditional and labels is not None:
             labels = self.check_labels(labels, len(latent))
+        options = self.truncated_styles()
         with evaluating(self.generator):
-            return self.spec.to_levels(self.generator(latent.to(self.dtype), labels))
+            return self.spec.to_levels(self.generator(latent.to(self.dtype), labels, **options))
+
+    def truncated_styles(self) -> dict[str, float]:
+        """Return what the sampler asks of the generator beside latents: ``psi``, unless that is 1.
+
+        Raises:
+            InputError: for a generator without styles to truncate.
+        """
+        psi = getattr(self.sampler, "psi", 1.0)
+        if psi == 1:
+            return {}
+        if not callable(getattr(self.generator, "styles", None)):
+            raise InputError(
+                f"sampler.psi truncates styles, and {type(self.generator).__name__} has none: "
+                "give sampler.truncation or sampler.temperature"
+            )
+        return {"psi": psi}
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Any:
         """Map latents (B, latent_dim) to levels (B, C, H, W); the same as :meth:`decode`."""
         return self.decode(latent, labels)
+
+
+def names_of(penalties: Sequence[nn.Module]) -> dict[nn.Module, str]:
+    """Return what each is called in logs: its class in small letters, from the second of a class on with a number."""
+    names: dict[nn.Module, str] = {}
+    for penalty in penalties:
+        name = type(penalty).__name__.lower()
+        same = sum(type(other) is type(penalty) for other in names)
+        names[penalty] = f"{name}_{same + 1}" if same else name
+    return names
 
 
 def spread(images: Tensor) -> Tensor:

@@ -17,12 +17,19 @@ def largest_singular_value(matrix: Tensor) -> float:
     return float(torch.linalg.eigvalsh(matrix @ matrix.T)[-1].clamp(min=0).sqrt())
 
 
+def applied_weight(module: nn.Module, name: str) -> Tensor:
+    """Return a module's weight as it is applied: layers that scale it have a method ``applied_weight``."""
+    scaled = getattr(module, "applied_weight", None)
+    return scaled() if name == "weight" and callable(scaled) else getattr(module, name)
+
+
 def spectral_norms(network: nn.Module) -> dict[str, float]:
     r"""Return the spectral norm :math:`\sigma(W) = \max_{\|h\| = 1} \|W h\|` of each weight that a network applies.
 
     A weight of more than two dimensions counts as the matrix (outputs, all the rest), as in Miyato et al. (2018), so
     for a convolution it is not the norm of the linear map. Vectors (biases, gains of norms) are left out. Weights under
-    a spectral normalisation are seen normalised, and reading them leaves their power iteration where it is.
+    a spectral normalisation are seen normalised, and reading them leaves their power iteration where it is; those of
+    equalised learning rate are seen scaled.
 
     Args:
         network: any network, in any mode.
@@ -42,7 +49,7 @@ def spectral_norms(network: nn.Module) -> dict[str, float]:
                 if parametrize.is_parametrized(module):
                     names += list(module.parametrizations)
                 for name in names:
-                    weight = getattr(module, name)
+                    weight = applied_weight(module, name)
                     if weight.ndim < 2:
                         continue
                     if isinstance(module, TRANSPOSED):

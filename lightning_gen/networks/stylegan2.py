@@ -46,9 +46,12 @@ class EqualisedLinear(nn.Module):
         self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
         self.bias = nn.Parameter(torch.full((outputs,), bias / rate))
 
+    def applied_weight(self) -> Tensor:
+        """Return the weight that x meets: penalties and spectral norms are of this one."""
+        return self.weight * (self.gain * self.rate / math.sqrt(self.weight.shape[1]))
+
     def forward(self, x: Tensor) -> Tensor:
-        scale = self.gain * self.rate
-        return F.linear(x, self.weight * (scale / math.sqrt(self.weight.shape[1])), self.bias * scale)
+        return F.linear(x, self.applied_weight(), self.bias * (self.gain * self.rate))
 
 
 class EqualisedConv2d(nn.Module):
@@ -81,10 +84,13 @@ class EqualisedConv2d(nn.Module):
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
+    def applied_weight(self) -> Tensor:
+        """Return the weight that x meets: penalties and spectral norms are of this one."""
+        return self.weight * (self.gain / math.sqrt(self.weight[0].numel()))
+
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight * (self.gain / math.sqrt(self.weight[0].numel()))
         bias = None if self.bias is None else self.bias * self.gain
-        return F.conv2d(x, weight, bias, self.stride, self.padding)
+        return F.conv2d(x, self.applied_weight(), bias, self.stride, self.padding)
 
 
 class Mapping(nn.Module):
@@ -174,10 +180,13 @@ class StyledConv(nn.Module):
         # A transposed convolution stands on zeros between the pixels: gain 2 per axis, and nothing outside.
         self.blur = Resample(filter_matrix(side + 1, side, -1, gain=2, extend=False)) if up else None
 
+    def applied_weight(self) -> Tensor:
+        """Return the weight before its modulation."""
+        return self.weight / math.sqrt(self.weight[0].numel())
+
     def forward(self, x: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
         """Map maps (B, I, H, W), styles (B, style_dim) and noise (B, side * side) to maps (B, O, side, side)."""
-        weight = self.weight / math.sqrt(self.weight[0].numel())
-        y, factors = modulated_conv2d(x, weight, self.affine(style), self.blur)
+        y, factors = modulated_conv2d(x, self.applied_weight(), self.affine(style), self.blur)
         shift = GAIN * self.bias[:, None, None]
         if self.strength is not None:
             shift = shift + (GAIN * self.strength) * noise.view(len(x), 1, self.side, self.side)
@@ -193,8 +202,12 @@ class ToImage(nn.Module):
         self.weight = nn.Parameter(torch.randn(channels, inputs))
         self.bias = nn.Parameter(torch.zeros(channels))
 
+    def applied_weight(self) -> Tensor:
+        """Return the weight before its modulation."""
+        return self.weight / math.sqrt(self.weight.shape[1])
+
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        weight = self.weight * self.affine(style)[:, None] / math.sqrt(x.shape[1])  # (B, C, I): small, so per image
+        weight = self.applied_weight() * self.affine(style)[:, None]  # (B, C, I): small, so per image
         return torch.matmul(weight, x.flatten(2)).unflatten(2, x.shape[2:]) + self.bias[:, None, None]
 
 
@@ -207,7 +220,7 @@ class StyleGAN2Generator(nn.Module):
     All randomness comes through the latent: its first ``style_dim`` coordinates are z, the others are the noise maps n
     of all layers (``noise_dim`` of them, 0 without noise), so that :meth:`forward` is a pure function. It is
     ``synthesise(styles(z, labels), noise)``, the parts that a path-length penalty wants. Only the direction of z
-    counts: a sampler's temperature acts on the noise alone; truncation of styles is ``psi`` of :meth:`styles`.
+    counts: a sampler's temperature acts on the noise alone, and its ``psi`` truncates styles, see :meth:`styles`.
 
     Images are linear, without tanh, and may leave [-1, 1]. Learning rates are equalised (weights N(0, 1), scaled when
     used; the mapping network's rate times 0.01), so that one rate serves all: the paper takes Adam with 2e-3 and betas

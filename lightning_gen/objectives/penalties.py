@@ -371,8 +371,9 @@ def weight_matrices(network: nn.Module) -> list[Tensor]:
         weights = list(part.parameters(recurse=False))
         if is_parametrized(part):  # spectral norm and the like: what is trained are the raw weights
             weights += [w for originals in part.parametrizations.values() for w in originals.parameters(recurse=False)]
+        scaled = getattr(part, "applied_weight", None)  # of layers of equalised learning rate
         for weight in weights:
-            rows = weight
+            rows = scaled() if callable(scaled) and weight is part.weight else weight
             if isinstance(part, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d) and weight.ndim > 2:
                 rows = weight.transpose(0, 1)
             # Rows of one number cannot be orthogonal: gains, such as weight norm's, are no filters.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,18 +16,23 @@ class LatentSampler:
     Args:
         temperature: :math:`\tau > 0`, the standard deviation; below 1 trades diversity for fidelity.
         truncation: t, or None. Coordinates beyond t (before the temperature) are drawn again (Brock et al. 2019).
+        psi: :math:`\psi`, for generators with styles w: they are drawn towards their mean,
+            :math:`\bar w + \psi (w - \bar w)` (Karras et al. 2019); 1 for none.
 
     Raises:
-        InputError: for a temperature or truncation that is not above 0.
+        InputError: for a temperature or truncation that is not above 0, or a psi that is not finite.
     """
 
-    def __init__(self, temperature: float = 1.0, truncation: float | None = None):
+    def __init__(self, temperature: float = 1.0, truncation: float | None = None, psi: float = 1.0):
         if not temperature > 0:  # refuses nan, too
             raise InputError(f"sampler.temperature must be above 0, got {temperature}")
         if truncation is not None and not truncation > 0:
             raise InputError(f"sampler.truncation must be above 0, got {truncation}")
+        if not math.isfinite(psi):
+            raise InputError(f"sampler.psi must be finite, got {psi}")
         self.temperature = temperature
         self.truncation = truncation
+        self.psi = psi
 
     def __call__(self, n: int, latent_dim: int, generator: torch.Generator, device: torch.device) -> Tensor:
         """Return float32 latents (n, latent_dim) on ``device``, drawn with ``generator``."""

@@ -771,3 +771,49 @@ def test_batch_norm_in_a_critic_of_pixels_is_not_needed(fit):
     model = gan(loss=PixelComparison(), discriminator=partial(DCGANDiscriminator, width=4))
     before, after = fit(model, 1, lambda model: weights(model.discriminator))
     assert torch.equal(before, after)
+
+
+# Sampling, diagnostics and names
+
+
+def test_diagnostics_do_not_depend_on_how_many_images_are_judged_at_once(monkeypatch):
+    model = gan(DIGITS, conditional=True)
+    random = torch.Generator().manual_seed(0)
+    levels = torch.randint(17, (7, 1, 8, 8), generator=random, dtype=torch.uint8)
+    batch = Batch(levels, torch.arange(7) % 4, torch.arange(7))
+    whole = model.diagnostics(batch)
+    monkeypatch.setattr("lightning_gen.models.gan.DIAGNOSED_AT_ONCE", 3)
+    for name, value in model.diagnostics(batch).items():
+        torch.testing.assert_close(value, whole[name])
+
+
+def test_a_samplers_psi_truncates_the_styles_of_a_generator_that_has_them():
+    model = gan(
+        generator=partial(StyleGAN2Generator, style_dim=4, mapping_layers=1, width=4, max_width=4, noise=False),
+        discriminator=partial(StyleGAN2Discriminator, width=4, max_width=4),
+        sampler=LatentSampler(psi=0.3),
+    )
+    latent = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        w = model.generator.mapping(latent, None)
+        mean = model.generator.mapping(torch.randn(20_000, 4, generator=torch.Generator().manual_seed(1)), None).mean(0)
+        styles = (mean + 0.3 * (w - mean))[:, None].expand(-1, model.generator.num_styles, -1)
+        expected = GREY.to_levels(model.generator.synthesise(styles)).float()
+    near = model.decode(latent).float()
+    assert (near - expected).abs().mean() < 1.5  # levels of 256: their means are of other latents
+    model.sampler = LatentSampler()
+    assert (model.decode(latent).float() - expected).abs().mean() > 5
+
+
+def test_psi_without_styles_is_refused_where_it_would_do_nothing():
+    model = gan(sampler=LatentSampler(psi=0.5))
+    with pytest.raises(InputError, match=r"sampler\.psi truncates styles, and MLPGenerator has none"):
+        model.sample(2)
+
+
+def test_two_penalties_of_one_class_are_told_apart_in_logs(fit):
+    model = gan(penalties=[R1(every=1), R1(weight=3.0, every=1)])
+    fit(model, 1)
+    figures = model.tracked()
+    assert figures["r1"] > 0
+    assert figures["r1_2"] == pytest.approx(3 * figures["r1"] / model.penalties[0].weight)

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from lightning_gen.networks.spectral import spectral_norms
+from lightning_gen.networks.stylegan2 import EqualisedLinear
 
 
 def test_spectral_norms_are_the_largest_singular_values_of_the_flattened_weights():
@@ -49,3 +50,10 @@ def test_reading_a_normalised_weight_sees_it_normalised_and_leaves_the_network_a
     network.eval()
     assert norms == {"0.weight": pytest.approx(float(torch.linalg.svdvals(network[0].weight.detach())[0]), rel=1e-5)}
     assert norms["0.weight"] > 1.001  # what the estimate is behind by can be read
+
+
+def test_weights_of_equalised_learning_rate_are_seen_as_they_are_applied():
+    torch.manual_seed(0)
+    layer = EqualisedLinear(6, 4, rate=0.01, gain=1.5)
+    applied = torch.stack([layer(row) - layer(torch.zeros(6)) for row in torch.eye(6)], 1).detach()
+    assert spectral_norms(layer) == {"weight": pytest.approx(float(torch.linalg.svdvals(applied)[0]), rel=1e-5)}

@@ -11,6 +11,7 @@ from torch import nn
 from lightning_gen.draw import Draw
 from lightning_gen.errors import InputError
 from lightning_gen.networks import MLPDiscriminator, MLPGenerator
+from lightning_gen.networks.stylegan2 import EqualisedLinear
 from lightning_gen.objectives import (
     GeneratorPenalty,
     GeneratorStep,
@@ -233,6 +234,18 @@ def test_normalised_layers_are_judged_by_the_weights_that_are_trained(layer, nor
     value = OrthogonalRegularisation(weight=1.0)(critic_of(network, critic_step))
     assert float(value.detach()) == pytest.approx(by_loops(rows.numpy()), rel=1e-4)
     assert all(torch.equal(state, before[name]) for name, state in network.state_dict().items())
+
+
+def test_layers_of_equalised_learning_rate_are_judged_by_the_weights_that_they_apply(critic_step):
+    torch.manual_seed(0)
+    layer = EqualisedLinear(5, 3, rate=0.01, gain=2.0)
+    plain = nn.Linear(5, 3)
+    plain.weight.data = torch.stack([layer(row) - layer(torch.zeros(5)) for row in torch.eye(5)], 1).detach()
+    penalty = OrthogonalRegularisation(1.0)
+    values = [penalty(critic_of(nn.Sequential(network), critic_step)) for network in (layer, plain)]
+    torch.testing.assert_close(*values)
+    (gradient,) = torch.autograd.grad(values[0], [layer.weight])
+    assert gradient.abs().max() > 0
 
 
 def test_embeddings_frozen_and_repeated_weights_are_not_counted(critic_step):

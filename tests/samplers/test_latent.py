@@ -82,6 +82,7 @@ def test_the_generator_is_the_only_source_of_randomness(sampler):
         ({"truncation": 0}, "sampler.truncation must be above 0, got 0"),
         ({"truncation": -0.5}, "sampler.truncation must be above 0, got -0.5"),
         ({"truncation": float("nan")}, "sampler.truncation must be above 0, got nan"),
+        ({"psi": float("nan")}, "sampler.psi must be finite, got nan"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(arguments, message):
