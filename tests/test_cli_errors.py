@@ -100,6 +100,10 @@ FIT = [
         ["--model.loss", "PixelComparison", "--model.generator_penalties", "[OrthogonalRegularisation]"],
         r"asks the critic",
     ),
+    (
+        ["--evaluation.metrics", "[lightning_gen.metrics.FrechetDistanc]"],
+        r"there is no class 'lightning_gen\.metrics\.FrechetDistanc' \(did you mean 'FrechetDistance'\?\)",
+    ),
 ]
 
 OTHER = [

@@ -128,8 +128,10 @@ def no_class(path: str, message: str) -> str:
     root = path.partition(".")[0]
     if "." in path and root.isidentifier() and root not in sys.modules and importlib.util.find_spec(root) is None:
         return f"there is no module {root!r}: install it, or run where {root}.py lies"
-    if base is None:
-        return f"there is no class {path!r}"
+    if base is None:  # of a list, whose report does not say which classes would do
+        module, _, name = path.rpartition(".")
+        near = difflib.get_close_matches(name, vars(sys.modules[module]), 1) if module in sys.modules else []
+        return f"there is no class {path!r}" + (f" (did you mean {near[0]!r}?)" if near else "")
     known = sorted({cls.__name__ for cls in _subclasses(base) if not inspect.isabstract(cls) and cls is not base})
     near = difflib.get_close_matches(path.rpartition(".")[2], known, 1)
     article = "an" if base.__name__[0] in "AEIOU" else "a"

@@ -269,6 +269,8 @@ class MetricSuite:
                 whole, metric.references = metric.references, parts
                 try:
                     figures |= {f"{name}_class{label}": value for name, value in self._named(metric, own).items()}
+                except InputError as error:
+                    raise InputError(f"class {label}: {error}") from error
                 finally:
                     metric.references = whole
         return figures
