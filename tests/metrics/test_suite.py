@@ -148,7 +148,7 @@ def test_figures_per_class_are_those_of_the_class_alone():
         whole.compute()
     whole.reset()
     whole.update(images(90, 3), torch.arange(90), torch.arange(90).clamp(max=2))  # one image of class 0
-    with pytest.raises(InputError, match="^class 0: "):
+    with pytest.raises(InputError, match=r"^class 0: "):
         whole.compute()
 
 
