@@ -198,6 +198,7 @@ def steps(lines: Sequence[Line], wide: bool) -> str:
 TABLES = {
     "digits": samples,
     "gan_torchgan": samples,
+    "fashion_mnist": samples,
     "gan_modes": modes,
     "gan_steps": steps,
 }

@@ -441,6 +441,32 @@ def clothes(tmp_path):
     return folder
 
 
+def on_clothes(config, clothes, tmp_path, **changes):
+    """Return a copy of a tiny config that reads ``clothes``, with other keys, and is evaluated at its end alone."""
+    tiny = yaml.safe_load(config.read_text(encoding="utf-8"))
+    source = {"class_path": "lightning_gen.data.FashionMNIST", "init_args": {"root": str(clothes)}}
+    tiny["data"]["init_args"]["source"] = source
+    del tiny["schedule"]
+    tiny |= {"evaluation": {"every": 1_000_000}, "checkpoint": {"every": 1_000_000}, **changes}
+    path = tmp_path / "tiny-fashion-mnist.yaml"
+    path.write_text(yaml.safe_dump(tiny), encoding="utf-8")
+    return path
+
+
+def test_configs_on_clothes_stand_beside_the_floor(capsys, config, clothes, tmp_path):
+    fashion_mnist = script("fashion_mnist")
+    path = on_clothes(config, clothes, tmp_path)
+    where = ["--root", str(clothes), "--runs", str(tmp_path / "runs"), "--part", "test", "--n", "100"]
+    args = ["--config", str(path), "--images", "640", "--seeds", "0", "1", *where]
+    floor, row, beside = lines(capsys, *args, of=fashion_mnist)
+    assert floor["n"] == [120, 60]
+    assert row["images_seen"] == [640, 640]
+    name = "fid_fashion_mnist_heldout"
+    assert beside["ratio"] == pytest.approx(row[name]["mean"] / floor[name]["mean"])
+    assert lines(capsys, *args, of=fashion_mnist)[1][name] == row[name]  # scored as it lies there
+    assert "tiny-fashion-mnist" in table.tables([floor, row, beside])
+
+
 def test_torchgan_must_be_installed(capsys, monkeypatch):
     gan_torchgan = script("gan_torchgan")
     monkeypatch.setattr(gan_torchgan.importlib.util, "find_spec", lambda name: None)
@@ -453,17 +479,7 @@ def test_torchgan_must_be_installed(capsys, monkeypatch):
 def test_torchgan_and_a_config_get_equal_time(capsys, config, clothes, tmp_path):
     pytest.importorskip("torchgan", reason="torchgan is no dependency: pip install --no-deps torchgan==0.1.0")
     gan_torchgan = script("gan_torchgan")
-    tiny = yaml.safe_load(config.read_text(encoding="utf-8"))
-    tiny["data"]["init_args"]["source"] = {
-        "class_path": "lightning_gen.data.FashionMNIST",
-        "init_args": {"root": str(clothes)},
-    }
-    tiny["budget"] = {"minutes": 20}
-    del tiny["schedule"]
-    tiny["evaluation"] = {"every": 1_000_000}
-    tiny["checkpoint"] = {"every": 1_000_000}
-    path = tmp_path / "tiny-fashion-mnist.yaml"
-    path.write_text(yaml.safe_dump(tiny), encoding="utf-8")
+    path = on_clothes(config, clothes, tmp_path, budget={"minutes": 20})
     args = (
         "--minutes",
         "0.02",

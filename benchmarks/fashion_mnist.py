@@ -1,0 +1,92 @@
+"""Quality on Fashion-MNIST: configs beside the floor, all scored by the same suite of metrics.
+
+    python benchmarks/fashion_mnist.py --config configs/gan/*-fashion-mnist.yaml --images 100000 --jobs 2 \\
+        --runs runs/fashion --part test > gan_fashion.jsonl
+    python benchmarks/table.py gan_fashion.jsonl
+
+As digits.py does it: one JSON line per row, with mean, sample standard deviation and value of each seed; a config is
+trained by ``lightning fit``, and a finished run of it that lies in ``--runs`` is scored as it is. Held-out images are
+the 5,000 validation images unless ``--part test`` (10,000) is given, which is for published tables only. Seconds are
+those that a run, evaluations included, had a processor, on one thread. The floor is the distance of the real training
+part to the real held-out part.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before NumPy and torch are imported: times are comparable on one thread only.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from digits import Scorer, config_row, criterion, row, runs_folder, scoring, surroundings, train_at_once
+
+from lightning_gen import cli
+from lightning_gen.data import FashionMNIST
+from lightning_gen.errors import InputError
+from lightning_gen.files import finite
+from lightning_gen.metrics import FashionMNISTExtractor
+
+
+def compare(options: argparse.Namespace, args: Sequence[str]) -> None:
+    """Train whatever is not finished, and print the lines."""
+    source = FashionMNIST(options.root)  # before anything is trained: missing files are told now
+    source.load("train")
+    train_at_once(options.config, options.seeds, Path(options.runs), options.jobs, options.budget)
+    scorer = Scorer(options.part, source, FashionMNISTExtractor())
+    common = surroundings("fashion_mnist", args) | scoring(scorer)
+
+    def show(line: dict) -> dict:
+        print(json.dumps(finite(line | common), allow_nan=False), flush=True)
+        return line
+
+    sizes = [reference["n"] for reference in common["references"].values()]
+    floor = show(row("floor: real training part against held-out part", "floor", [], [scorer.floor()], [0.0], n=sizes))
+    for config in options.config:
+        mine = show(config_row(config, scorer, options))
+        show(criterion("beside the floor", mine, floor, None, scorer.figures[0]))
+
+
+def parse(args: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--config", action="extend", nargs="+", required=True, help="configs of `lightning fit`")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--n", type=int, default=10_000, help="samples of every row but the floor")
+    parser.add_argument("--part", choices=("val", "test"), default="val", help="the held-out part")
+    parser.add_argument("--images", type=int, default=None, help="images seen by every config, in place of its budget")
+    parser.add_argument("--jobs", type=int, default=1, help="runs to train at once, each on one thread")
+    parser.add_argument("--root", default=None, help="folder of Fashion-MNIST's files")
+    parser.add_argument("--runs", default=None, help="folder of runs, kept; a temporary one if not given")
+    parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="of a run")
+    options = parser.parse_args(args)
+    options.budget = None if options.images is None else {"images": options.images, "minutes": None}
+    return options
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    args = list(sys.argv[1:] if args is None else args)
+    options = parse(args)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    try:
+        for config in options.config:  # a misspelt file is told before anything is trained
+            cli.find_config(config)
+        with runs_folder(options):
+            compare(options, args)
+    except InputError as error:
+        cli.fail(str(error))
+
+
+if __name__ == "__main__":
+    main()
