@@ -55,7 +55,7 @@ class Diagnostics(Callback):
             on_train = self.diagnose(pl_module, data, "train", n) if held_out else {}
             for name, value in held_out.items():
                 figures |= summary(f"val/{name}", value)
-                if value.ndim == 0 or not torch.equal(on_train[name], value):
+                if name in on_train and (value.ndim == 0 or not torch.equal(on_train[name], value)):
                     figures |= summary(f"val/{name}_on_train", on_train[name])
             self._log_histograms(trainer, pl_module, held_out)
         if self.spectral_norms:

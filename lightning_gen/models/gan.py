@@ -310,7 +310,8 @@ class GAN(GenerativeModule):
         ``score_real``, ``score_fake``: the critic's scores (B,). ``critic_accuracy``: the probability that a real image
         scores above a sample, :math:`P(D(x) > D(G(z)))` with ties counted half, 0.5 where the critic cannot tell them
         apart; it does not depend on a loss's offset or scale. ``diversity``: mean pixel distance between two samples
-        over that between two images of the batch; near 0 where the generator ignores its latent.
+        over that between two images of the batch; near 0 where the generator ignores its latent. Of a class-conditional
+        model only pairs of one class count: classes differ from each other however little the latent matters.
         """
         with evaluating(self):
             images = self.spec.to_unit(batch.levels, self.dtype)
@@ -321,8 +322,9 @@ class GAN(GenerativeModule):
             ordered = fake.sort().values
             below = (torch.searchsorted(ordered, real) + torch.searchsorted(ordered, real, right=True)) / 2
             figures = {"score_real": real, "score_fake": fake, "critic_accuracy": below.mean() / len(fake)}
-            if len(images) > 1:
-                figures["diversity"] = spread(samples) / spread(images).clamp(min=1e-12)
+            classes = batch.labels if self.conditional else torch.zeros(len(images), device=self.device)
+            if len(classes) > len(classes.unique()):
+                figures["diversity"] = spread(samples, classes) / spread(images, classes).clamp(min=1e-12)
             return figures
 
     def scores(self, images: Tensor, labels: Tensor | None) -> Tensor:
@@ -385,7 +387,8 @@ def names_of(penalties: Sequence[nn.Module]) -> dict[nn.Module, str]:
     return names
 
 
-def spread(images: Tensor) -> Tensor:
-    """Return the mean Euclidean distance between two different images of a batch (B, C, H, W), a scalar."""
+def spread(images: Tensor, classes: Tensor) -> Tensor:
+    """Return the mean Euclidean distance between two different images (B, C, H, W) of one class (B,), a scalar."""
     rows = images.flatten(1).float()
-    return torch.pdist(rows).mean()
+    distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
+    return distances[(classes[:, None] == classes).triu(1)].mean()

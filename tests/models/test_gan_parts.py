@@ -787,6 +787,32 @@ def test_diagnostics_do_not_depend_on_how_many_images_are_judged_at_once(monkeyp
         torch.testing.assert_close(value, whole[name])
 
 
+def test_a_generator_that_knows_its_class_but_not_its_latent_has_no_diversity():
+    model = gan(DIGITS, conditional=True)
+    with torch.no_grad():
+        model.generator.net[0].weight[:, : model.generator.latent_dim] = 0
+    levels = torch.randint(17, (40, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    labels = torch.arange(40) % 4
+    batch = Batch(levels, labels, torch.arange(40))
+    drawn = model.sample(40, labels)
+    assert len(drawn.flatten(1).unique(dim=0)) == 4
+    assert float(model.diagnostics(batch)["diversity"]) == 0
+
+
+def test_diversity_of_a_conditional_generator_is_of_pairs_of_one_class():
+    model = gan(DIGITS, conditional=True)
+    levels = torch.randint(17, (12, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    labels = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 0])
+    drawn = model.sample(12, labels, generator=model.random("diagnostics"))
+    means = []
+    for images in (drawn, levels):
+        rows = DIGITS.to_unit(images).flatten(1)
+        pairs = [(a, b) for a, b in itertools.combinations(range(12), 2) if labels[a] == labels[b]]
+        means.append(sum(float((rows[a] - rows[b]).norm()) for a, b in pairs) / len(pairs))
+    figures = model.diagnostics(Batch(levels, labels, torch.arange(12)))
+    assert float(figures["diversity"]) == pytest.approx(means[0] / means[1], rel=1e-5)
+
+
 def test_a_samplers_psi_truncates_the_styles_of_a_generator_that_has_them():
     model = gan(
         generator=partial(StyleGAN2Generator, style_dim=4, mapping_layers=1, width=4, max_width=4, noise=False),
