@@ -27,9 +27,10 @@ def spectral_norms(network: nn.Module) -> dict[str, float]:
     r"""Return the spectral norm :math:`\sigma(W) = \max_{\|h\| = 1} \|W h\|` of each weight that a network applies.
 
     A weight of more than two dimensions counts as the matrix (outputs, all the rest), as in Miyato et al. (2018), so
-    for a convolution it is not the norm of the linear map. Vectors (biases, gains of norms) are left out. Weights under
-    a spectral normalisation are seen normalised, and reading them leaves their power iteration where it is; those of
-    equalised learning rate are seen scaled.
+    for a convolution it is not the norm of the linear map. Vectors (biases, gains of norms) are left out, and what
+    is not called a weight, such as the constant map of StyleGAN2: nothing meets it. Weights under a spectral
+    normalisation are seen normalised, and reading them leaves their power iteration where it is; those of equalised
+    learning rate are seen scaled.
 
     Args:
         network: any network, in any mode.
@@ -50,7 +51,7 @@ def spectral_norms(network: nn.Module) -> dict[str, float]:
                     names += list(module.parametrizations)
                 for name in names:
                     weight = applied_weight(module, name)
-                    if weight.ndim < 2:
+                    if weight.ndim < 2 or not name.endswith("weight"):
                         continue
                     if isinstance(module, TRANSPOSED):
                         weight = weight.transpose(0, 1)
