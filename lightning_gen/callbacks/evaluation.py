@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch import Tensor
 
 from lightning_gen.callbacks.grid import picture, save_png, to_pixels
 from lightning_gen.callbacks.interval import Interval
-from lightning_gen.data import ImageDataModule
+from lightning_gen.data import ImageDataModule, Images
 from lightning_gen.describe import describe
 from lightning_gen.errors import InputError
-from lightning_gen.metrics import Extractor, FeatureMetric, MetricSuite, neighbour_picture
+from lightning_gen.metrics import BitsPerDimension, Extractor, FeatureMetric, MetricSuite, neighbour_picture
 from lightning_gen.metrics.base import TRAIN, is_of_one_class
 from lightning_gen.metrics.distances import nearest
-from lightning_gen.models.base import GenerativeModule, evaluating, keyed_seed
+from lightning_gen.metrics.likelihood import figure_of
+from lightning_gen.models.base import GenerativeModule, HasLikelihood, evaluating, keyed_seed
 from lightning_gen.spec import ImageSpec
 
 
@@ -73,6 +77,69 @@ def sample_labels(model: GenerativeModule, data: ImageDataModule, n: int) -> Ten
     return labels[order.repeat(-(-n // len(labels)))[:n]]
 
 
+@contextmanager
+def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    """Let torch's global generators start from ``seed`` for a while; afterwards they go on as if nothing was drawn."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def choose_images(count: int, n: int | None) -> Tensor:
+    """Return the places of ``n`` of ``count`` images, sorted and always the same; None or more than there are: all."""
+    if n is None or n >= count:
+        return torch.arange(count)
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:n].sort().values
+
+
+def score_likelihood(
+    model: HasLikelihood,
+    metric: BitsPerDimension,
+    images: Images,
+    places: Tensor,
+    batch_size: int,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Tensor:
+    """Feed the likelihoods of images to ``metric`` and return those of this rank's, float64 nats (B,), in order.
+
+    A model that draws noise for its likelihood may take it from torch's global generators: for chunk c of
+    ``batch_size`` images they are keyed on (seed, c), whichever rank has it, so the same images have the same figure
+    every time, and training is not disturbed.
+
+    Args:
+        model: what gives likelihoods; a class-conditional one is given the images' labels.
+        metric: what sums them.
+        images: all images of a part.
+        places: those to score.
+        batch_size: images at once.
+        seed: of noise, where the model needs any.
+        rank: this process.
+        world_size: number of processes.
+
+    Raises:
+        InputError: for a model that gives anything but one likelihood for each image.
+    """
+    conditional = getattr(model, "conditional", False)
+    found = []
+    for chunk, rows in enumerate(places.split(batch_size)):
+        if chunk % world_size != rank:
+            continue
+        levels = torch.from_numpy(images.levels[rows.numpy()]).to(model.device)
+        labels = torch.from_numpy(images.labels[rows.numpy()]).to(model.device) if conditional else None
+        with evaluating(model), own_randomness(keyed_seed(seed, "likelihood", chunk), model.device):
+            nats, kind, num_samples = model.likelihood(levels, labels)
+        if nats.shape != (len(rows),):
+            raise InputError(
+                f"{type(model).__name__}.likelihood gave nats {tuple(nats.shape)} for {len(rows)} images: it must give "
+                "one number for each"
+            )
+        metric.update(nats, kind, num_samples)
+        found.append(nats.to("cpu", torch.float64))
+    return torch.cat(found) if found else torch.empty(0, dtype=torch.float64)
+
+
 def neighbour_sheet(
     suite: MetricSuite, generated: Tensor, real: np.ndarray, spec: ImageSpec, rows: int = 16, smallest: int = 32
 ) -> Image.Image:
@@ -122,18 +189,22 @@ def check_data(data: Any) -> None:
 
 
 class GenerativeEvaluation(Callback):
-    """Score a generative model by samples, every so many images and in ``validate`` and ``test``.
+    """Score a generative model by likelihood and samples, every so many images and in ``validate`` and ``test``.
 
-    Figures are logged as ``val/<name>`` (compared with the training and the validation part; the test part is never
-    seen) and ``test/<name>`` (training and test part). Samples come from the averaged weights where there is an
-    :class:`~lightning_gen.callbacks.EMA`, from generators keyed on the seed: no randomness of training is used.
+    Figures are logged as ``val/<name>`` and ``test/<name>``; the test part is seen by ``test`` alone. A model that has
+    a likelihood is scored by it on images of that part, in bits per dimension: ``val/bpd``, ``val/bpd_dequantized`` or
+    whichever name says what kind of figure it is, and ``..._se``, its standard error over images. Samples are compared
+    with the training part and that part. All of it uses the averaged weights where there is an
+    :class:`~lightning_gen.callbacks.EMA`, and generators keyed on the seed: no randomness of training is used.
 
     Args:
         every: images between evaluations; rounded up to whole steps. One more follows the last step.
         n: samples to draw.
         extractor: maps images to features; None for evaluation without sample metrics.
         metrics: the figures wanted.
-        batch_size: samples drawn and scored at once.
+        likelihood: whether to score the likelihood of models that have one: true on all images of the part, a number on
+            so many of them (always the same, or all there are), false not at all.
+        batch_size: samples drawn and scored, and images whose likelihood is taken, at once.
         cache: keep the features of real images on disk.
         per_class: also score each class alone (``val/fid_digits_class3``); needs a class-conditional model.
         neighbours: write ``samples/<images seen>-neighbours.png``, samples beside their nearest training images.
@@ -153,6 +224,7 @@ class GenerativeEvaluation(Callback):
         cache: bool = True,
         per_class: bool = False,
         neighbours: bool = False,
+        likelihood: bool | int = True,
     ):
         self.interval = Interval(every, "evaluation.every")
         for name, value in {"n": n, "batch_size": batch_size}.items():
@@ -167,8 +239,12 @@ class GenerativeEvaluation(Callback):
         self.batch_size = batch_size
         if extractor is None and (per_class or neighbours):
             raise InputError("evaluation.per_class and neighbours need features: give evaluation.extractor")
+        if not isinstance(likelihood, bool) and likelihood < 1:
+            raise InputError(f"evaluation.likelihood must be true, false or at least 1 image, got {likelihood}")
         self.per_class = per_class
         self.neighbours = neighbours
+        self.likelihood = likelihood
+        self.likelihood_facts: dict[str, Any] = {}
         self.suite = None
         if extractor is not None:
             self.suite = MetricSuite(extractor, metrics, cache, per_class=per_class, keep_features=neighbours)
@@ -190,8 +266,16 @@ class GenerativeEvaluation(Callback):
             self.suite.extractor.check(trainer.datamodule.spec)
             if self.per_class:
                 self._check_classes(trainer, pl_module)
+        if self._scores_likelihood(pl_module) and not isinstance(trainer.datamodule, ImageDataModule):
+            raise InputError(
+                f"likelihoods are of an ImageDataModule's images, not of a {type(trainer.datamodule).__name__}'s: "
+                "give your images as a Source to ImageDataModule, or set evaluation.likelihood to false"
+            )
         if stage == "fit" and not trainer.fast_dev_run:
             self.folder = Path(trainer.log_dir) / "samples"
+
+    def _scores_likelihood(self, pl_module: LightningModule) -> bool:
+        return self.likelihood is not False and isinstance(pl_module, HasLikelihood)
 
     def _check_classes(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         labels = sample_labels(pl_module, trainer.datamodule, self.n)
@@ -231,8 +315,50 @@ class GenerativeEvaluation(Callback):
         self._evaluate(trainer, pl_module, "test")
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule, part: str) -> None:
-        if self.suite is None:
+        figures: dict[str, float] = {}
+        higher: dict[str, bool] = {}
+        if self._scores_likelihood(pl_module):
+            figures |= self._likelihood_figures(trainer, pl_module, part)
+            higher |= {name: False for name in figures if not name.endswith("_se")}
+        if self.suite is not None:
+            figures |= self._sample_figures(trainer, pl_module, part)
+            higher |= self.suite.higher_is_better(figures)
+        if not figures:
             return
+        self.results = {f"{part}/{name}": value for name, value in figures.items()}
+        of_classes = {name: value for name, value in self.results.items() if is_of_one_class(name)}
+        pl_module.report(
+            {name: value for name, value in self.results.items() if name not in of_classes},
+            {f"{part}/{name}": better for name, better in higher.items()},
+        )
+        if of_classes:
+            pl_module.report(of_classes, detail=True)
+
+    def _likelihood_figures(self, trainer: Trainer, pl_module: LightningModule, part: str) -> dict[str, float]:
+        images = trainer.datamodule.images(part)
+        n = None if self.likelihood is True else self.likelihood
+        if trainer.fast_dev_run:
+            n = min(n or 2 * self.batch_size, 2 * self.batch_size)
+        metric = BitsPerDimension(pl_module.spec, getattr(pl_module, "conditional", False))
+        if pl_module.device.type != "mps":  # which has no float64
+            metric.to(pl_module.device)
+        places = choose_images(len(images.levels), n)
+        ranks = trainer.global_rank, trainer.world_size
+        score_likelihood(pl_module, metric, images, places, self.batch_size, pl_module.seed, *ranks)
+        with warnings.catch_warnings():
+            # torchmetrics warns where this rank had no image of its own
+            warnings.filterwarnings("ignore", ".*was called before the ``update`` method", UserWarning)
+            try:
+                figures = metric.compute()
+            except InputError as error:
+                if trainer.state.fn != "fit" or metric.kind is None:
+                    raise
+                rank_zero_warn(str(error))  # training goes on; a checkpoint with this figure is never the best
+                figures = {figure_of(metric.kind): float("nan")}
+        self.likelihood_facts = metric.facts
+        return figures
+
+    def _sample_figures(self, trainer: Trainer, pl_module: LightningModule, part: str) -> dict[str, float]:
         self.suite.to(pl_module.device)
         if self._references != part:
             self.suite.reset()
@@ -258,9 +384,9 @@ class GenerativeEvaluation(Callback):
             sheet = neighbour_sheet(self.suite, first, trainer.datamodule.images("train").levels, pl_module.spec)
             self.folder.mkdir(parents=True, exist_ok=True)
             save_png(sheet, self.folder / f"{pl_module.images_seen:012d}-neighbours.png")
-        self.results = {f"{part}/{name}": value for name, value in figures.items()}
-        higher = {f"{part}/{name}": better for name, better in self.suite.higher_is_better(figures).items()}
-        of_classes = {name: value for name, value in self.results.items() if is_of_one_class(name)}
-        pl_module.report({name: value for name, value in self.results.items() if name not in of_classes}, higher)
-        if of_classes:
-            pl_module.report(of_classes, detail=True)
+        return figures
+
+    def description(self) -> dict[str, Any]:
+        """What the last figures are of, as plain data for JSON."""
+        facts = {} if self.suite is None else self.suite.description()
+        return facts | ({"likelihood": self.likelihood_facts} if self.likelihood_facts else {})

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import lightning_gen
 from lightning_gen.callbacks.budget import Budget
+from lightning_gen.callbacks.evaluation import GenerativeEvaluation
 from lightning_gen.callbacks.signals import RunInterrupted
 from lightning_gen.files import write_text
 from lightning_gen.runs import FINISHED, RUNNING, RunFolder, read_metrics, write_metrics
@@ -133,11 +134,14 @@ class Recorder(Callback):
         if self.folder is None:
             return
         budget = next((callback for callback in trainer.callbacks if isinstance(callback, Budget)), None)
+        evaluation = next((c for c in trainer.callbacks if isinstance(c, GenerativeEvaluation)), None)
+        facts = {} if evaluation is None else evaluation.likelihood_facts
         self.folder.write_summary(
             {
                 "status": status,
                 "last": self.last,
                 "best": self.best,
+                **({"likelihood": facts} if facts else {}),
                 "images_seen": pl_module.images_seen,
                 "skipped_steps": pl_module.skipped_steps,
                 "seconds": None if budget is None else round(budget.seconds, 3),

@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import logging
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ import lightning_gen.metrics as metrics
 from lightning_gen.callbacks.evaluation import draw_samples, neighbour_sheet, sample_labels, set_references
 from lightning_gen.callbacks.grid import save_png
 from lightning_gen.commands.common import add_model_options, find_device, load_generator, split_sampler_options
+from lightning_gen.commands.likelihood import check_has_likelihood, check_images, score_parts
 from lightning_gen.commands.messages import CommandParser
 from lightning_gen.data import Images, Source
 from lightning_gen.data.images import ARRAYS, read_images
@@ -32,6 +34,7 @@ from lightning_gen.errors import InputError
 from lightning_gen.files import flat, write_json
 from lightning_gen.metrics import Extractor, FeatureMetric, FrechetDistance, InceptionExtractor, MetricSuite
 from lightning_gen.metrics.base import HELD_OUT, TRAIN
+from lightning_gen.models import GenerativeModule, HasLikelihood
 from lightning_gen.models.base import CHECKPOINT_KEY
 from lightning_gen.models.checkpoint import load_data
 from lightning_gen.spec import ImageSpec
@@ -46,6 +49,9 @@ A checkpoint:
 draws samples and compares them with the images that the model was trained on,
 and with a held-out part, by the extractor and the metrics of its training run
 unless others are given. Data are looked for where they were then.
+  lightning evaluate CKPT --likelihood --json out.json
+takes the likelihood of the held-out images instead, in bits per dimension, of
+a model that has one; --plots DIR shows how it is distributed.
 
 Images that any program drew, without a model:
   lightning evaluate --generated DIR --real DIR
@@ -63,7 +69,10 @@ images: compare those of equal n only.
 
 # Options that mean something to one of the two ways of scoring alone.
 OF_IMAGES = ("real", "real_part", "heldout", "size")
-OF_CHECKPOINTS = ("seed", "weights", "trust")
+OF_CHECKPOINTS = ("seed", "weights", "trust", "likelihood", "plots", "other")
+# And options of either that the likelihood of a checkpoint has no use for, or that belong to it alone.
+OF_FEATURES = ("extractor", "metrics", "per_class", "neighbours", "cache")
+OF_LIKELIHOOD = ("plots", "other")
 
 
 class Scored(NamedTuple):
@@ -89,19 +98,27 @@ def run(args: Sequence[str]) -> None:
     options = parser.parse_args(rest)
     check_files(options)
     check_mode(options, parser, sampler_options, real_path)
+    if options.likelihood:
+        score_likelihoods(options)
+        return
     given = parser.instantiate(options)
     if options.generated is None:
         scored = score_checkpoint(options, given, sampler_options)
     else:
         scored = score_images(options, given, given.real if real_path is None else real_path)
-    width = max(28, *map(len, scored.figures))
-    for name, value in scored.figures.items():
-        print(f"{name:<{width}} {value:.6g}")
+    print_figures(scored.figures)
     if options.neighbours:
         sheet = neighbour_sheet(scored.suite, scored.generated, scored.real, scored.spec, smallest=64)
         save_png(sheet, Path(options.neighbours))
     if options.json:
         write_json(Path(options.json), flat({**scored.figures, **scored.suite.description(), **scored.facts}))
+
+
+def print_figures(figures: dict[str, float]) -> None:
+    """Print one line for each figure."""
+    width = max(28, *map(len, figures))
+    for name, value in figures.items():
+        print(f"{name:<{width}} {value:.6g}")
 
 
 def make_parser() -> CommandParser:
@@ -112,7 +129,8 @@ def make_parser() -> CommandParser:
         "--n",
         type=PositiveInt | None,
         default=None,
-        help="Of a checkpoint: samples to draw, 2000 unless given. Of images: the first n, all unless given.",
+        help="Of a checkpoint: samples to draw, 2000 unless given; with --likelihood: images to take it of, all unless "
+        "given. Of images: the first n, all unless given.",
     )
     parser.add_argument(
         "--part",
@@ -144,6 +162,24 @@ def make_parser() -> CommandParser:
         help="PNG file for a picture of the first 16 images, each beside its nearest real ones.",
     )
     parser.add_argument("--cache", type=bool, default=True, help="Keep the features of real images on disk.")
+    likelihood = parser.add_argument_group("to take the likelihood of images instead of scoring samples")
+    likelihood.add_argument(
+        "--likelihood", action="store_true", help="Bits per dimension of the images of --part; --n takes fewer of them."
+    )
+    likelihood.add_argument(
+        "--plots",
+        type=str | None,
+        default=None,
+        help="Folder for pictures: histogram of the bits of training, held-out and --other images, bits per pixel and "
+        "calibration where the model predicts pixels.",
+    )
+    likelihood.add_argument(
+        "--other",
+        type=str | None,
+        default=None,
+        help="Folder, .npy or .npz file of further images to take the likelihood of, such as samples or other data; "
+        "image files are brought to the model's size.",
+    )
     images = parser.add_argument_group("to score images instead of a checkpoint")
     images.add_argument("--generated", type=str | None, default=None, help="The images: a folder, .npy or .npz file.")
     images.add_argument(
@@ -184,6 +220,8 @@ def check_files(options: Namespace) -> None:
             raise InputError(f"--{name} {options[name]}: give the name of a file")
         if not file.absolute().parent.is_dir():
             raise InputError(f"--{name} {file}: there is no folder {file.parent}")
+    if options.plots is not None and (not options.plots or Path(options.plots).is_file()):
+        raise InputError(f"--plots {options.plots}: give the name of a folder")
     if options.neighbours and Path(options.neighbours).suffix.lower() != ".png":
         raise InputError(f"--neighbours {options.neighbours}: give a name that ends in .png")
 
@@ -202,6 +240,7 @@ def check_mode(
             raise InputError(f"--{name} belongs to --generated: a checkpoint is compared with the data of its run")
         if Path(checkpoint).is_dir() or Path(checkpoint).suffix.lower() in ARRAYS:
             raise InputError(f"{checkpoint} is no checkpoint file; images are given as --generated {checkpoint}")
+        check_likelihood(options, parser, sampler_options)
         return
     given = [f"--{name}" for name in OF_CHECKPOINTS if options[name] != parser.get_default(name)]
     given += [option.partition("=")[0] for option in sampler_options[:1]]
@@ -225,13 +264,55 @@ def check_mode(
         raise InputError("--size changes image files in folders alone, and none is given: leave it out")
 
 
+def check_likelihood(options: Namespace, parser: CommandParser, sampler_options: Sequence[str]) -> None:
+    """Raise InputError for options that mean nothing with --likelihood, or nothing without it."""
+    if not options.likelihood:
+        given = [name for name in OF_LIKELIHOOD if options[name] is not None]
+        if given:
+            raise InputError(f"--{given[0]} belongs to --likelihood: give that, too")
+        return
+    given = [f"--{name}" for name in OF_FEATURES if options[name] != parser.get_default(name)]
+    given += [option.partition("=")[0] for option in sampler_options[:1]]
+    if given:
+        raise InputError(f"{given[0]} is about samples, and --likelihood draws none: leave it out")
+    if options.other is not None and not (options.other and Path(options.other).expanduser().exists()):
+        raise InputError(f"--other {options.other}: no such folder or file of images: check the path")
+
+
+def score_likelihoods(options: Namespace) -> None:
+    """Take the likelihood of held-out images, and with --plots or --other that of further ones."""
+    model, checkpoint = load_generator(options, [])
+    check_has_likelihood(model, options.checkpoint)
+    data = load_data(checkpoint[CHECKPOINT_KEY], options.trust)
+    check_images(data)
+    parts = {options.part: data.images(options.part)}
+    if options.plots:
+        parts["train"] = data.images("train")
+    if options.other:
+        other, own = read(options.other, (model.spec.height, model.spec.width))
+        parts["other"] = Images(to_reference(other.levels, own, model.spec, options.other), other.labels)
+    figures, facts, pictures = score_parts(model, parts, options.part, options)
+    print_figures(figures)
+    for picture in pictures:
+        print(f"written to {Path(options.plots) / picture}", file=sys.stderr)
+    if options.json:
+        facts |= {
+            "part": options.part,
+            "checkpoint": options.checkpoint,
+            "images_seen": model.images_seen,
+            "weights": options.weights,
+            "seed": options.seed,
+        }
+        write_json(Path(options.json), flat({**figures, **facts}))
+
+
 def score_checkpoint(options: Namespace, given: Namespace, sampler_options: Sequence[str]) -> Scored:
     """Score samples of a checkpoint."""
     n = options.n or 2000
     model, checkpoint = load_generator(options, sampler_options)
     if options.per_class and not model.conditional:
         raise InputError(f"--per_class: this {type(model).__name__} is not class-conditional: leave it out")
-    suite = choose_suite(checkpoint, given, options)
+    suite = choose_suite(model, checkpoint, given, options)
     check_metrics(suite.metrics, n, True, gives_logits(suite.extractor, model.spec, model.device))
     data = load_data(checkpoint[CHECKPOINT_KEY], options.trust)
     labels = sample_labels(model, data, n)
@@ -288,7 +369,7 @@ def score_images(options: Namespace, given: Namespace, real: Source | str) -> Sc
     return Scored(suite, suite.compute(), facts, torch.from_numpy(levels), parts[TRAIN][1].levels, spec)
 
 
-def read(path: str, size: int | None) -> tuple[Images, ImageSpec]:
+def read(path: str, size: int | Sequence[int] | None) -> tuple[Images, ImageSpec]:
     """Return images and spec of a folder, brought to ``size``, or of an array, as it is."""
     return read_images(path, size if Path(path).expanduser().is_dir() else None)
 
@@ -480,8 +561,8 @@ def bare(name: str, base: type) -> str:
     return re.sub(r"[-_]", "", name).lower().removesuffix(base.__name__.lower())
 
 
-def choose_suite(checkpoint: dict[str, Any], given: Any, options: Any) -> MetricSuite:
-    """Return the suite of the options, completed by what the training run used.
+def choose_suite(model: GenerativeModule, checkpoint: dict[str, Any], given: Any, options: Any) -> MetricSuite:
+    """Return the suite of the options, completed by what the model's training run used.
 
     Raises:
         InputError: where neither names an extractor.
@@ -491,7 +572,8 @@ def choose_suite(checkpoint: dict[str, Any], given: Any, options: Any) -> Metric
     extractor = given.extractor
     if extractor is None:
         if not stored:
-            raise InputError("the checkpoint's run had no evaluation: give --extractor, such as digits")
+            instead = ", or --likelihood" if isinstance(model, HasLikelihood) else ""
+            raise InputError(f"the checkpoint's run scored no samples: give --extractor, such as digits{instead}")
         extractor = build(stored["extractor"], Extractor, trusted, "extractor")
     wanted = given.metrics
     if wanted is None:

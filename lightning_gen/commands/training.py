@@ -50,7 +50,7 @@ from lightning_gen.commands.verbs import TRAINING, fail
 from lightning_gen.errors import InputError
 from lightning_gen.files import flat, write_json
 from lightning_gen.metrics.base import is_of_one_class
-from lightning_gen.models import ImageModule, read_checkpoint
+from lightning_gen.models import HasLikelihood, ImageModule, read_checkpoint
 from lightning_gen.models.base import CHECKPOINT_KEY, TrainingDiverged
 from lightning_gen.runs import CHILD_VARIABLE, RunFolder, run_of_checkpoint
 from lightning_gen.spec import ImageSpec
@@ -71,7 +71,7 @@ TITLES = {
     "budget": "budget: how long training lasts, whichever comes first",
     "schedule": "schedule: learning rates over a run, in images seen",
     "ema": "ema: average of the weights, used for evaluation and sampling",
-    "evaluation": "evaluation: samples are scored every so many images, and in validate and test",
+    "evaluation": "evaluation: likelihood and samples, every so many images, and in validate and test",
     "checkpoint": "checkpoint: checkpoints/last.ckpt, and best.ckpt by a monitored figure",
     "diagnostics": "diagnostics: how training stands, in the model's own figures, at each evaluation",
     "collapse": "collapse: a warning when the figures say that training collapses",
@@ -435,7 +435,9 @@ class TrainingCLI(LightningCLI):
         figures = ", ".join(
             f"{name} {value:.4g}"
             for name, value in recorder.last.items()
-            if name.removeprefix("val/").startswith("fid") and not is_of_one_class(name)
+            if name.removeprefix("val/").startswith(("fid", "bpd"))
+            and not name.endswith("_se")
+            and not is_of_one_class(name)
         )
         say(
             f"done: {model.images_seen:,} images in {seconds:,.0f} s"
@@ -456,15 +458,15 @@ class TrainingCLI(LightningCLI):
             return
         results = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         if not results:
-            raise InputError("nothing to report: give evaluation.extractor and evaluation.metrics")
+            off = " or set evaluation.likelihood to true" if isinstance(self.model, HasLikelihood) else ""
+            raise InputError(f"nothing to report: give evaluation.extractor and evaluation.metrics{off}")
         for name, value in results.items():
             print(f"{name:<32} {value:.6g}")
         folder = run_of_checkpoint(self.checkpoint_path)
         if folder is not None:
             report = {**results, "checkpoint": str(self.checkpoint_path), "images_seen": self.model.images_seen}
             evaluation = next(c for c in self.trainer.callbacks if isinstance(c, GenerativeEvaluation))
-            if evaluation.suite is not None:
-                report |= evaluation.suite.description()
+            report |= evaluation.description()
             write_json(folder.path / f"{self.verb}.json", flat(report))
             say(f"written to {folder.path / f'{self.verb}.json'}")
 

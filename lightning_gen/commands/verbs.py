@@ -13,6 +13,7 @@ TRAINING = {
 COMMANDS = {
     "sample": "draw images from a checkpoint:  lightning sample CKPT --n 64 --out DIR",
     "evaluate": "score a checkpoint, or folders:  lightning evaluate CKPT --n 2000 --json out.json",
+    "ais": "bound a GAN's likelihood, by importance sampling:  lightning ais CKPT --n 100",
     "interpolate": "a picture of images between random latents:  lightning interpolate CKPT --out between.png",
     "animate": "a run's sample grids as a moving picture:  lightning animate RUN --out run.gif",
     "export": "write a classifier's weights for metrics:  lightning export CKPT FILE.safetensors",

@@ -18,11 +18,14 @@ from lightning_gen.metrics.extractors import (
 from lightning_gen.metrics.frechet import FrechetDistance, frechet_distance
 from lightning_gen.metrics.inception_score import InceptionScore, inception_score
 from lightning_gen.metrics.kernel import KernelDistance, kernel_distance
+from lightning_gen.metrics.likelihood import BitsPerDimension, Calibration, bits_per_dimension
 from lightning_gen.metrics.memorisation import CopyShare, copy_share, neighbour_picture, wilson_interval
 from lightning_gen.metrics.precision_recall import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
 from lightning_gen.metrics.suite import MetricSuite
 
 __all__ = [
+    "BitsPerDimension",
+    "Calibration",
     "ClassCoverage",
     "ClassifierExtractor",
     "CopyShare",
@@ -45,6 +48,7 @@ __all__ = [
     "TimmExtractor",
     "TorchvisionExtractor",
     "TransformersExtractor",
+    "bits_per_dimension",
     "copy_share",
     "density_coverage",
     "frechet_distance",

@@ -61,6 +61,52 @@ class HasCompletion(Protocol):
     def complete(self, levels: Tensor, known: Tensor, labels: Tensor | None = None) -> Tensor: ...
 
 
+@runtime_checkable
+class HasPixelTerms(Protocol):
+    """A model whose likelihood is a sum over pixels: terms (B, C, H, W) in nats, of a chain rule or of independence."""
+
+    def pixel_nats(self, levels: Tensor, labels: Tensor | None = None) -> Tensor: ...
+
+
+@runtime_checkable
+class HasPixelPredictions(Protocol):
+    """A model that predicts pixels: log-probabilities (B, C, H, W, L) of levels, whose terms sum to its likelihood."""
+
+    def pixel_log_probs(self, levels: Tensor, labels: Tensor | None = None) -> Tensor: ...
+
+
+@runtime_checkable
+class HasPixelMean(Protocol):
+    """A decoder of standard normal latents that gives pixels without saying how likely others are.
+
+    ``normal_latents`` returns how many numbers a latent has, and raises InputError where the model's latents are
+    distributed otherwise; ``pixel_mean`` maps latents (B, D) to unit images (B, C, H, W), differentiably.
+    """
+
+    def normal_latents(self) -> int: ...
+
+    def pixel_mean(self, latent: Tensor, labels: Tensor | None = None) -> Tensor: ...
+
+
+@runtime_checkable
+class HasLatentLikelihood(Protocol):
+    r"""A model :math:`p(x) = \int p(z)\, p(x|z)\, dz` whose two factors can be computed, differentiably in z.
+
+    ``draw_prior`` gives latents (n, D), ``log_prior`` and ``log_conditional`` nats (B,), the latter of the discrete
+    levels, and ``draw_levels`` levels (B, C, H, W) from :math:`p(x|z)`.
+    """
+
+    def draw_prior(self, n: int, generator: torch.Generator) -> Tensor: ...
+
+    def log_prior(self, latent: Tensor) -> Tensor: ...
+
+    def log_conditional(self, levels: Tensor, latent: Tensor, labels: Tensor | None = None) -> Tensor: ...
+
+    def draw_levels(
+        self, latent: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> Tensor: ...
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Put ``module`` into eval mode without gradients for a while; every submodule's mode is restored."""
@@ -337,12 +383,16 @@ class ImageModule(LightningModule):
         for parameter, _ in used:
             parameter.grad = None
         self.track(**{f"gradient_norm_{name}": norm})
+        self.count_step()
+        return True
+
+    def count_step(self) -> None:
+        """Advance Lightning's ``global_step`` under manual optimization: it would take no checkpoint without steps."""
         if self._trainer is not None and not self.automatic_optimization:
             # Raw optimizers are faster than Lightning's wrappers, but they do not count as steps by themselves.
             progress = self._trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
             progress.increment_ready()
             progress.increment_completed()
-        return True
 
     def report_skip(self, what: str) -> None:
         """Remember what was not finite, and say so once per run of skipped steps."""
@@ -479,7 +529,8 @@ class GenerativeModule(ImageModule, ABC):
 
         Args:
             n: how many.
-            labels: classes (n,) for a class-conditional model; None draws them uniformly.
+            labels: classes (n,) for a class-conditional model; None draws them, by their shares of the training images
+                where the model knows these, else uniformly.
             generator: source of all randomness, on the model's device; None draws a fresh one from torch's global
                 generator. Equal generators give equal images.
 

@@ -372,6 +372,32 @@ class GAN(GenerativeModule):
             )
         return {"psi": psi}
 
+    def normal_latents(self) -> int:
+        """Return how many numbers a latent has.
+
+        Raises:
+            InputError: where the sampler's are not standard normal, or it truncates styles: only of standard normal
+                latents, which training draws, is the density known.
+        """
+        sampler = self.sampler
+        name = type(sampler).__name__
+        if type(sampler) is not LatentSampler:
+            raise InputError(f"GAN: latents of a {name} are not known to be standard normal: give a LatentSampler")
+        for option, plain in {"temperature": 1, "truncation": None, "psi": 1}.items():
+            if (value := getattr(sampler, option)) != plain:
+                off = "null" if plain is None else plain
+                raise InputError(
+                    f"GAN: with sampler.{option} {value} samples are not of standard normal latents: give "
+                    f"--sampler.{option} {off}"
+                )
+        return self.generator.latent_dim
+
+    def pixel_mean(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map latents (B, latent_dim) to unit images (B, C, H, W), differentiably and not rounded to levels."""
+        if self.conditional and labels is not None:
+            labels = self.check_labels(labels, len(latent))
+        return self.generator(latent.to(self.dtype), labels)
+
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Any:
         """Map latents (B, latent_dim) to levels (B, C, H, W); the same as :meth:`decode`."""
         return self.decode(latent, labels)

@@ -1,0 +1,172 @@
+"""Components of independent categorical pixels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_gen.distributions.components import Components, Statistics, rows_by_component
+from lightning_gen.errors import InputError
+
+NOTHING = 2.0**-60  # of an image
+
+
+def noise_channel(levels: int, blur: float, width: float, ends: float) -> Tensor:
+    r"""Return a channel (levels, levels) that moves a level to a neighbouring one: row b is S(a | b), and sums to 1.
+
+    .. math:: S(a \mid b) = (1 - \epsilon_b)\,[a = b] + \epsilon_b\, e^{-|a - b| / h} \big/ \sum_c e^{-|c - b| / h}
+
+    Args:
+        levels: number of levels.
+        blur: epsilon, probability of a draw from the kernel.
+        width: h, in levels.
+        ends: epsilon of the lowest and the highest level, which are more than one level among others where they stand
+            for paper and ink.
+
+    Raises:
+        InputError: for a probability outside [0, 1] or a width that is not above 0.
+    """
+    for name, value in {"blur": blur, "blur_ends": ends}.items():
+        if not 0 <= value <= 1:
+            raise InputError(f"{name} must be in [0, 1], got {value}")
+    if not width > 0:
+        raise InputError(f"blur_width must be above 0 levels, got {width}")
+    line = torch.arange(levels, dtype=torch.float64)
+    kernel = torch.exp(-(line[:, None] - line).abs() / width)
+    share = torch.full((levels, 1), blur, dtype=torch.float64)
+    share[[0, -1]] = ends
+    return (1 - share) * torch.eye(levels, dtype=torch.float64) + share * kernel / kernel.sum(1, keepdim=True)
+
+
+class CategoricalComponents(Components):
+    r"""K products of independent categoricals over levels, :math:`p(x \mid k) = \prod_d \theta_{kd}(x_d)`.
+
+    Tables are blurred and smoothed. Blur: training sees each level through the :func:`noise_channel` S, whose
+    expectation is taken exactly; images are assigned by :math:`\sum_d \sum_a S(a \mid x_d) \log \theta_{kd}(a)`. The
+    prior of each table is a Dirichlet distribution, as strong as ``smoothing`` images spread over all levels and
+    ``shared`` images like the average training image.
+
+    Args:
+        count: K.
+        dims: D.
+        levels: number of levels L.
+        smoothing: images that are added, spread evenly; above 0.
+        shared: images that are added, distributed as all training images are.
+        blur: share of draws from the channel's kernel.
+        blur_width: of the kernel, in levels.
+        blur_ends: share of draws from the kernel at the lowest and the highest level.
+
+    Raises:
+        InputError: for numbers out of range.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        dims: int,
+        levels: int,
+        smoothing: float = 1.0,
+        shared: float = 0.0,
+        blur: float = 0.0,
+        blur_width: float = 1.0,
+        blur_ends: float = 0.0,
+    ):
+        super().__init__(count, dims)
+        if not smoothing > 0:
+            raise InputError(f"smoothing must be above 0 images, got {smoothing}")
+        if not shared >= 0:
+            raise InputError(f"shared must be at least 0 images, got {shared}")
+        self.levels = levels
+        self.smoothing = smoothing
+        self.shared = shared
+        self._blurred_table, self._blurred_at = torch.empty(0), (-1, -1)
+        self.register_buffer("channel", noise_channel(levels, blur, blur_width, blur_ends))
+        self._begin()
+
+    def _begin(self) -> None:
+        uniform = torch.full((self.dims, self.levels), 1 / self.levels, dtype=torch.float64)
+        self.register_buffer("prior", self.smoothing * uniform)
+        self.hold("table", uniform.log().repeat(self.count, 1, 1))
+
+    @property
+    def free_parameters(self) -> int:
+        return self.count * self.dims * (self.levels - 1)
+
+    @property
+    def row_cost(self) -> int:
+        return self.dims + self.count
+
+    def prepare(self, x: Tensor, generator: torch.Generator) -> None:
+        counts = self.statistics(x, x.new_ones(len(x), 1, dtype=torch.float64))["levels"][0]
+        self.prior.copy_(self.smoothing / self.levels + self.shared / len(x) * counts @ self.channel)
+
+    def _cells(self, x: Tensor) -> Tensor:
+        """Return, for levels x (B, D), which of the D L cells of a table each pixel falls into."""
+        return x + torch.arange(self.dims, device=x.device) * self.levels
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self._look_up(self.table, x)
+
+    def expected_log_prob(self, x: Tensor) -> Tensor:
+        # Through the channel once for each M step: with many levels it costs more than all else.
+        now = (self.table._version, self.table.data_ptr())
+        if self._blurred_at != now:
+            self._blurred_table, self._blurred_at = self._through_channel(self.table.detach()), now
+        return self._look_up(self._blurred_table, x)
+
+    def _through_channel(self, table: Tensor) -> Tensor:
+        return table @ self.channel.T
+
+    def _look_up(self, table: Tensor, x: Tensor, known: Tensor | None = None) -> Tensor:
+        """Return the sum over pixels of what a table (K, D, L) holds for levels x (B, D), (B, K)."""
+        cells, columns = self._cells(x), []
+        for rows in table:  # one component's table stays in the cache, where all of them would not
+            found = rows.reshape(-1)[cells]
+            columns.append((found if known is None else found.masked_fill_(~known, 0.0)).sum(1))
+        return torch.stack(columns, 1)
+
+    def statistics(self, x: Tensor, shares: Tensor) -> Statistics:
+        return {
+            "count": shares.sum(0),
+            "levels": count_cells(self._cells(x), shares, self.dims * self.levels).unflatten(1, (self.dims, -1)),
+        }
+
+    def update(self, statistics: Statistics) -> None:
+        counts = statistics["levels"] @ self.channel + self.prior
+        self.hold("table", (counts / counts.sum(2, keepdim=True)).log())
+
+    def log_prior(self) -> Tensor:
+        return (self.prior * self.table).sum()
+
+    def sample(self, component: Tensor, generator: torch.Generator) -> Tensor:
+        uniform = torch.rand(
+            len(component), self.dims, dtype=torch.float64, device=component.device, generator=generator
+        )
+        out = torch.empty_like(uniform, dtype=torch.int64)
+        for k, rows in rows_by_component(component):
+            out[rows] = quantile(self.table[k].exp(), uniform[rows].T).T
+        return out
+
+    def known_log_prob(self, x: Tensor, known: Tensor) -> Tensor:
+        return self._look_up(self.table, x, known)
+
+    def complete(self, x: Tensor, known: Tensor, component: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.where(known, x, self.sample(component, generator))
+
+
+def count_cells(cells: Tensor, shares: Tensor, size: int) -> Tensor:
+    """Return how much falls into each of ``size`` cells, (K, size), where row b adds ``shares`` (B, K) to all of its
+    ``cells`` (B, M)."""
+    counts = shares.new_zeros(shares.shape[1], size)
+    for k, share in enumerate(shares.T):
+        # Less than this of an image is lost beside one whole image anyway, and most images are of one component.
+        rows = torch.nonzero(share > NOTHING)[:, 0]
+        counts[k].scatter_add_(0, cells[rows].view(-1), share[rows].repeat_interleave(cells.shape[1]))
+    return counts
+
+
+def quantile(probability: Tensor, uniform: Tensor) -> Tensor:
+    """Return the level (R, n) that each uniform number (R, n) falls on, by probabilities (R, L) of each row."""
+    ends = probability.cumsum(1)
+    # Scaled, so that rounding never leaves a gap at the upper end.
+    return torch.searchsorted(ends, (uniform * ends[:, -1:]).contiguous(), right=True).clamp_(max=ends.shape[1] - 1)

@@ -1,0 +1,98 @@
+"""A Gaussian around each pixel's mean, integrated over the bins of the discrete levels."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_gen.errors import InputError
+from lightning_gen.spec import ImageSpec
+
+OPEN = 1e6  # unit values; in place of infinity, whose derivative by sigma would not be a number
+
+
+class LogNormalMass(torch.autograd.Function):
+    r"""Elementwise :math:`\log(\Phi(b) - \Phi(a))` of the standard normal distribution, for :math:`a < b`.
+
+    Stable far into both tails, where :math:`\Phi` itself is 0 or 1.
+    The gradients :math:`-\varphi(a) / (\Phi(b) - \Phi(a))` and :math:`\varphi(b) / (\Phi(b) - \Phi(a))` are taken from
+    the logarithm, too: autograd through the difference would divide 0 by 0 there.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        # By symmetry, both ends to the side where the smaller of the two tails lies.
+        flip = a + b > 0
+        low, high = torch.where(flip, -b, a), torch.where(flip, -a, b)
+        top = torch.special.log_ndtr(high)
+        ratio = torch.special.log_ndtr(low) - top
+        log_mass = top + torch.where(ratio > -math.log(2), (-ratio.expm1()).log(), (-ratio.exp()).log1p())
+        ctx.save_for_backward(a, b, log_mass)
+        return log_mass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        a, b, log_mass = ctx.saved_tensors
+        density = lambda x: (-0.5 * x.square() - 0.5 * math.log(2 * math.pi) - log_mass).exp()  # noqa: E731
+        of_a, of_b = ctx.needs_input_grad
+        return (-grad * density(a) if of_a else None), (grad * density(b) if of_b else None)
+
+
+class DiscretizedGaussian:
+    r"""Distribution of a pixel's level around a mean in unit values.
+
+    .. math:: p(\ell) = \Phi\Big(\frac{u_\ell + \delta - \mu}{\sigma}\Big)
+        - \Phi\Big(\frac{u_\ell - \delta - \mu}{\sigma}\Big), \qquad
+        u_\ell = \frac{2 \ell}{L - 1} - 1, \quad \delta = \frac{1}{L - 1}
+
+    The bins of the outermost levels are open, so that probabilities sum to 1 over the levels: it is the distribution of
+    ``spec.to_levels(mean + sigma * noise)``.
+
+    Args:
+        spec: of the images.
+        sigma: standard deviation in unit values, above 0; a number or a tensor that broadcasts to images.
+
+    Raises:
+        InputError: for a standard deviation that is not a finite number above 0.
+    """
+
+    def __init__(self, spec: ImageSpec, sigma: float | Tensor):
+        value = torch.as_tensor(sigma)
+        if not bool((torch.isfinite(value) & (value > 0)).all()):
+            raise InputError(f"DiscretizedGaussian: sigma must be a finite number above 0, got {sigma}")
+        self.spec = spec
+        self.sigma = sigma
+
+    def log_prob(self, levels: Tensor, mean: Tensor) -> Tensor:
+        """Return nats of each pixel, differentiable in the mean (and in sigma).
+
+        Args:
+            levels: integers 0 .. L - 1, of a shape that broadcasts with that of ``mean``.
+            mean: unit values.
+
+        Raises:
+            InputError: for a level out of range.
+        """
+        top = self.spec.levels - 1
+        if levels.numel() and not 0 <= int(levels.min()) <= int(levels.max()) <= top:
+            raise InputError(f"levels must be 0 .. {top}, got {int(levels.min())} .. {int(levels.max())}")
+        return self.log_prob_of_bins(*self.bins(levels, mean.dtype), mean)
+
+    def bins(self, levels: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the lower and upper ends of levels' bins in unit values; the outermost end beyond any mean."""
+        top = self.spec.levels - 1
+        centre = levels.to(dtype) * (2 / top) - 1
+        low = (centre - 1 / top).masked_fill(levels == 0, -OPEN)
+        return low, (centre + 1 / top).masked_fill(levels == top, OPEN)
+
+    def log_prob_of_bins(self, low: Tensor, high: Tensor, mean: Tensor) -> Tensor:
+        """Return nats of each pixel, given what :meth:`bins` says of its level: cheaper for many means."""
+        return LogNormalMass.apply((low - mean) / self.sigma, (high - mean) / self.sigma)
+
+    def sample(self, mean: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw levels, uint8, of the shape of ``mean``."""
+        noise = torch.empty_like(mean).normal_(generator=generator)
+        return self.spec.to_levels(mean + self.sigma * noise)

@@ -1,0 +1,403 @@
+"""Gaussian components with full, diagonal, and low-rank plus diagonal covariance."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lightning_gen.distributions.components import Components, Statistics, rows_by_component, rows_by_mask
+from lightning_gen.errors import InputError
+
+LOG_TWO_PI = math.log(2 * math.pi)
+EMPTY = 1e-8  # of an image: a component with less keeps its parameters
+
+
+class GaussianComponents(Components):
+    r"""K Gaussians, fitted to data with independent noise of known variance around them.
+
+    With noise e of mean 0 and variance s around each datum x (s = 1/12 for uniform dequantization noise), training uses
+    the noise's exact expectation instead of drawing it: images are assigned by
+
+    .. math:: E_e \log N(x + e; \mu_k, \Sigma_k) = \log N(x; \mu_k, \Sigma_k) - \tfrac{s}{2} \mathrm{tr}\,\Sigma_k^{-1}
+
+    and second moments grow by s. With s = 0 this is EM as everybody knows it.
+
+    Covariances have an inverse Wishart prior of mode v M, as strong as a images,
+    :math:`\log p(\Sigma) = -\tfrac{a}{2} (\log|\Sigma| + v\, \mathrm{tr}\,M \Sigma^{-1})` up to a constant, where M is
+    the covariance of all data once :meth:`prepare` has seen them, or its diagonal; before that, the identity.
+
+    Args:
+        count: K.
+        dims: D.
+        noise_variance: s.
+        prior_strength: a, the number of images that the prior counts for.
+        prior_variance: v, a share of the variance of all data.
+        variance: of the parameters before training.
+
+    Raises:
+        InputError: for numbers out of range.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        dims: int,
+        noise_variance: float = 0.0,
+        prior_strength: float = 1.0,
+        prior_variance: float = 1.0,
+        variance: float = 1.0,
+    ):
+        super().__init__(count, dims)
+        for name, value in {"noise_variance": noise_variance, "prior_strength": prior_strength}.items():
+            if not (math.isfinite(value) and value >= 0):
+                raise InputError(f"{name} must be a number of at least 0, got {value}")
+        if not (math.isfinite(prior_variance) and prior_variance > 0):
+            raise InputError(f"prior_variance must be above 0, got {prior_variance}")
+        self.noise_variance = noise_variance
+        self.prior_strength = prior_strength
+        self.prior_variance = prior_variance
+        self.register_buffer("prior", self._prior_of(torch.eye(dims, dtype=torch.float64)))
+        self.hold("mean", torch.zeros(count, dims, dtype=torch.float64))
+        self._begin(variance)
+
+    def _prior_of(self, covariance: Tensor) -> Tensor:
+        """Return v M, (D, D) or its diagonal (D,), for the covariance of all data."""
+        return self.prior_variance * covariance.diagonal()
+
+    def prepare(self, x: Tensor, generator: torch.Generator) -> None:
+        covariance = x.T.cov(correction=0).view(self.dims, self.dims)
+        # Where data never vary, and have no noise either, the prior must still be proper.
+        covariance.diagonal().add_(self.noise_variance).clamp_(min=1e-9)
+        self.prior.copy_(self._prior_of(covariance))
+
+    def _begin(self, variance: float) -> None:
+        raise NotImplementedError
+
+    def expected_log_prob(self, x: Tensor) -> Tensor:
+        return self.log_prob(x) - 0.5 * self.noise_variance * self._precision_trace()
+
+    def log_prior(self) -> Tensor:
+        penalty = self._log_determinant() + self._precision_trace(self.prior)
+        return -0.5 * self.prior_strength * penalty.sum()
+
+    def _precision_trace(self, matrix: Tensor | None = None) -> Tensor:
+        """Return the trace of each inverse covariance, (K,), or of that times a matrix, or times a diagonal (D,)."""
+        raise NotImplementedError
+
+    def _log_determinant(self) -> Tensor:
+        raise NotImplementedError
+
+    def known_log_prob(self, x: Tensor, known: Tensor) -> Tensor:
+        out = x.new_empty(len(x), self.count)
+        for mask, rows in rows_by_mask(known):
+            out[rows] = self._known_log_prob(x[rows], mask)
+        return out
+
+    def _known_log_prob(self, x: Tensor, mask: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def complete(self, x: Tensor, known: Tensor, component: Tensor, generator: torch.Generator) -> Tensor:
+        # All normal numbers at once: a row's own do not depend on what the other rows are.
+        normal = torch.randn(len(x), self._normals, dtype=x.dtype, device=x.device, generator=generator)
+        out = x.clone()
+        for mask, rows in rows_by_mask(known):
+            if bool(mask.all()):
+                continue
+            for k, among in rows_by_component(component[rows]):
+                mine = rows[among]
+                out[mine[:, None], torch.nonzero(~mask)[:, 0]] = self._missing(k, x[mine], mask, normal[mine])
+        return out
+
+    @property
+    def _normals(self) -> int:
+        """Standard normal numbers that one draw takes."""
+        return self.dims
+
+    def _missing(self, k: int, x: Tensor, mask: Tensor, normal: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class FullGaussianComponents(GaussianComponents):
+    r"""Gaussians with full covariances, kept as whitenings :math:`W_k = L_k^{-1}` of :math:`\Sigma_k = L_k L_k^T`.
+
+    Arguments are those of :class:`GaussianComponents`.
+    """
+
+    def _begin(self, variance: float) -> None:
+        eye = torch.eye(self.dims, dtype=torch.float64) / math.sqrt(variance)
+        self.hold("whitening", eye.repeat(self.count, 1, 1))
+
+    @property
+    def free_parameters(self) -> int:
+        return self.count * (self.dims + self.dims * (self.dims + 1) // 2)
+
+    @property
+    def row_cost(self) -> int:
+        return self.count * self.dims
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        white = (x @ self.whitening.view(-1, self.dims).T).view(len(x), self.count, self.dims)
+        white = white - (self.whitening @ self.mean[:, :, None])[:, :, 0]
+        return -0.5 * (white.square_().sum(2) + self._log_determinant() + self.dims * LOG_TWO_PI)
+
+    def _log_determinant(self) -> Tensor:
+        return -2 * self.whitening.diagonal(dim1=1, dim2=2).log().sum(1)
+
+    def _prior_of(self, covariance: Tensor) -> Tensor:
+        return self.prior_variance * covariance
+
+    def _precision_trace(self, matrix: Tensor | None = None) -> Tensor:
+        moved = self.whitening if matrix is None else self.whitening @ matrix
+        return (moved * self.whitening).sum((1, 2))
+
+    def statistics(self, x: Tensor, shares: Tensor) -> Statistics:
+        # One product for each component keeps its factors in the cache; a single large one would not.
+        outer = torch.stack([(x * share[:, None]).T @ x for share in shares.T])
+        return {"count": shares.sum(0), "sum": shares.T @ x, "outer": outer}
+
+    def update(self, statistics: Statistics) -> None:
+        count = statistics["count"].clamp(min=EMPTY)
+        mean = statistics["sum"] / count[:, None]
+        covariance = statistics["outer"] - (count[:, None] * mean)[:, :, None] * mean[:, None, :]
+        covariance.diagonal(dim1=1, dim2=2).add_(count[:, None] * self.noise_variance)
+        covariance += self.prior_strength * self.prior
+        covariance /= (count + self.prior_strength)[:, None, None]
+        factor, failed = torch.linalg.cholesky_ex(covariance)
+        if bool(failed.any()):
+            raise InputError(
+                f"the covariance of component {int(failed.nonzero()[0])} is singular: raise prior_strength, "
+                "or take fewer components"
+            )
+        eye = torch.eye(self.dims, dtype=factor.dtype, device=factor.device)
+        filled = statistics["count"] > EMPTY
+        whitening = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
+        self.hold("mean", torch.where(filled[:, None], mean, self.mean))
+        self.hold("whitening", torch.where(filled[:, None, None], whitening, self.whitening))
+
+    def covariance(self) -> Tensor:
+        """Return the covariances, (K, D, D)."""
+        return torch.stack([self._factor(k) @ self._factor(k).T for k in range(self.count)])
+
+    def _factor(self, k: int) -> Tensor:
+        eye = torch.eye(self.dims, dtype=torch.float64, device=self.mean.device)
+        return torch.linalg.solve_triangular(self.whitening[k], eye, upper=False)
+
+    def sample(self, component: Tensor, generator: torch.Generator) -> Tensor:
+        normal = torch.randn(
+            len(component), self.dims, dtype=torch.float64, device=component.device, generator=generator
+        )
+        for k, rows in rows_by_component(component):
+            normal[rows] = (
+                self.mean[k] + torch.linalg.solve_triangular(self.whitening[k], normal[rows].T, upper=False).T
+            )
+        return normal
+
+    def _known_log_prob(self, x: Tensor, mask: Tensor) -> Tensor:
+        columns = []
+        for k in range(self.count):
+            factor = self._factor(k)[mask]
+            root = torch.linalg.cholesky(factor @ factor.T)
+            white = torch.linalg.solve_triangular(root, (x - self.mean[k])[:, mask].T, upper=False)
+            log_determinant = 2 * root.diagonal().log().sum()
+            columns.append(-0.5 * (white.square().sum(0) + log_determinant + int(mask.sum()) * LOG_TWO_PI))
+        return torch.stack(columns, 1)
+
+    def _missing(self, k: int, x: Tensor, mask: Tensor, normal: Tensor) -> Tensor:
+        # In terms of the precision: mean m - P_mm^-1 P_mo (x_o - m_o), covariance P_mm^-1.
+        precision = self.whitening[k].T @ self.whitening[k]
+        root = torch.linalg.cholesky(precision[~mask][:, ~mask])
+        pull = precision[~mask][:, mask] @ (x - self.mean[k])[:, mask].T
+        noise = torch.linalg.solve_triangular(root.T, normal[:, ~mask].T, upper=True)
+        return self.mean[k, ~mask] + (noise - torch.cholesky_solve(pull, root)).T
+
+
+class DiagonalGaussianComponents(GaussianComponents):
+    """Gaussians with diagonal covariances; the prior is then an inverse gamma on each variance.
+
+    Arguments are those of :class:`GaussianComponents`.
+    """
+
+    def _begin(self, variance: float) -> None:
+        self.hold("variance", torch.full((self.count, self.dims), variance, dtype=torch.float64))
+
+    @property
+    def free_parameters(self) -> int:
+        return 2 * self.count * self.dims
+
+    @property
+    def row_cost(self) -> int:
+        return self.count + 2 * self.dims
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self._known_log_prob(x, torch.ones(self.dims, dtype=torch.bool, device=x.device))
+
+    def _known_log_prob(self, x: Tensor, mask: Tensor) -> Tensor:
+        x, mean, variance = x[:, mask], self.mean[:, mask], self.variance[:, mask]
+        square = x.square() @ (1 / variance).T - 2 * x @ (mean / variance).T + (mean.square() / variance).sum(1)
+        return -0.5 * (square + (variance.log() + LOG_TWO_PI).sum(1))
+
+    def _log_determinant(self) -> Tensor:
+        return self.variance.log().sum(1)
+
+    def _precision_trace(self, matrix: Tensor | None = None) -> Tensor:
+        return ((1.0 if matrix is None else matrix) / self.variance).sum(1)
+
+    def statistics(self, x: Tensor, shares: Tensor) -> Statistics:
+        return {"count": shares.sum(0), "sum": shares.T @ x, "square": shares.T @ x.square()}
+
+    def update(self, statistics: Statistics) -> None:
+        count = statistics["count"].clamp(min=EMPTY)[:, None]
+        mean = statistics["sum"] / count
+        spread = (statistics["square"] - count * mean.square()).clamp(min=0) + count * self.noise_variance
+        variance = (spread + self.prior_strength * self.prior) / (count + self.prior_strength)
+        if not bool((variance > 0).all()):
+            raise InputError(
+                f"a variance of component {int((variance <= 0).any(1).nonzero()[0])} is zero: raise prior_strength"
+            )
+        filled = statistics["count"][:, None] > EMPTY
+        self.hold("mean", torch.where(filled, mean, self.mean))
+        self.hold("variance", torch.where(filled, variance, self.variance))
+
+    def sample(self, component: Tensor, generator: torch.Generator) -> Tensor:
+        normal = torch.randn(
+            len(component), self.dims, dtype=torch.float64, device=component.device, generator=generator
+        )
+        return self.mean[component] + self.variance[component].sqrt() * normal
+
+    def _missing(self, k: int, x: Tensor, mask: Tensor, normal: Tensor) -> Tensor:
+        return self.mean[k, ~mask] + self.variance[k, ~mask].sqrt() * normal[:, ~mask]
+
+
+class LowRankGaussianComponents(GaussianComponents):
+    r"""Gaussians with :math:`\Sigma_k = W_k W_k^T + \mathrm{diag}(\psi_k)`, a mixture of factor analysers.
+
+    The M step is exact for factors :math:`z \sim N(0, I)` of length q, :math:`x = \mu_k + W_k z + e` (Ghahramani and
+    Hinton 1996). The prior is on the noise: an inverse gamma on each :math:`\psi`.
+
+    Args:
+        rank: length q of the factors.
+
+    Further arguments are those of :class:`GaussianComponents`.
+    """
+
+    def __init__(self, count: int, dims: int, rank: int, **options: float):
+        if not 1 <= rank < dims:
+            raise InputError(f"rank must be 1 .. {dims - 1} for {dims} dimensions, got {rank}")
+        self._rank = rank
+        super().__init__(count, dims, **options)
+
+    def _begin(self, variance: float) -> None:
+        self.rank = self._rank
+        self.hold("psi", torch.full((self.count, self.dims), variance, dtype=torch.float64))
+        self.hold("loading", torch.zeros(self.count, self.dims, self.rank, dtype=torch.float64))
+
+    @property
+    def free_parameters(self) -> int:
+        # Loadings count up to a rotation of the factors.
+        return self.count * (self.dims * (2 + self.rank) - self.rank * (self.rank - 1) // 2)
+
+    @property
+    def row_cost(self) -> int:
+        return self.count * (self.rank + 1) + 2 * self.dims
+
+    def _root(self, mask: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Return the Cholesky factor C (K, q, q) of I + W^T psi^-1 W, and C^-1 W^T psi^-1 (K, q, D)."""
+        loading = self.loading[:, mask]
+        scaled = (loading / self.psi[:, mask, None]).transpose(1, 2)
+        eye = torch.eye(self.rank, dtype=loading.dtype, device=loading.device)
+        root = torch.linalg.cholesky(eye + scaled @ loading)
+        return root, torch.linalg.solve_triangular(root, scaled, upper=False)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self._known_log_prob(x, slice(None))
+
+    def _known_log_prob(self, x: Tensor, mask: Tensor | slice) -> Tensor:
+        x, mean, psi = x[:, mask], self.mean[:, mask], self.psi[:, mask]
+        root, gain = self._root(mask)
+        square = x.square() @ (1 / psi).T - 2 * x @ (mean / psi).T + (mean.square() / psi).sum(1)
+        explained = (x @ gain.flatten(0, 1).T).view(len(x), self.count, self.rank)
+        explained = explained - (gain @ mean[:, :, None])[:, :, 0]
+        log_determinant = psi.log().sum(1) + 2 * root.diagonal(dim1=1, dim2=2).log().sum(1)
+        return -0.5 * (square - explained.square_().sum(2) + log_determinant + x.shape[1] * LOG_TWO_PI)
+
+    def _precision_trace(self, matrix: Tensor | None = None) -> Tensor:
+        return (1 / self.psi).sum(1) - self._root()[1].square().sum((1, 2))
+
+    def log_prior(self) -> Tensor:
+        return -0.5 * self.prior_strength * (self.psi.log() + self.prior / self.psi).sum()
+
+    def statistics(self, x: Tensor, shares: Tensor) -> Statistics:
+        root, gain = self._root()
+        beta = torch.linalg.solve_triangular(root.transpose(1, 2), gain, upper=True)  # posterior mean of z per x - mu
+        factors = (x @ beta.flatten(0, 1).T).view(len(x), self.count, self.rank)
+        factors = factors - (beta @ self.mean[:, :, None])[:, :, 0]
+        factors = torch.cat([factors, torch.ones_like(factors[:, :, :1])], 2)
+        weighted = factors * shares[:, :, None]
+        count = shares.sum(0)
+        cross = (weighted.flatten(1).T @ x).view(self.count, self.rank + 1, self.dims)
+        cross[:, :-1] += count[:, None, None] * self.noise_variance * beta
+        second = torch.einsum("bki,bkj->kij", weighted, factors)
+        second[:, :-1, :-1] += count[:, None, None] * (
+            torch.cholesky_inverse(root) + self.noise_variance * beta @ beta.transpose(1, 2)
+        )
+        return {"count": count, "square": shares.T @ x.square(), "cross": cross, "second": second}
+
+    def update(self, statistics: Statistics) -> None:
+        filled = statistics["count"] > EMPTY
+        count, square, cross, second = (statistics[name][filled] for name in ("count", "square", "cross", "second"))
+        weights = torch.linalg.solve(second, cross)  # (W, mu)^T
+        spread = (square - (weights * cross).sum(1)).clamp(min=0) + count[:, None] * self.noise_variance
+        psi = (spread + self.prior_strength * self.prior) / (count + self.prior_strength)[:, None]
+        if not bool((psi > 0).all()):
+            raise InputError("a component's noise variance is zero: raise prior_strength, or take a lower rank")
+        for name, value in {"mean": weights[:, -1], "loading": weights[:, :-1].transpose(1, 2), "psi": psi}.items():
+            new = self._parameters[name].detach().clone()
+            new[filled] = value
+            self.hold(name, new)
+
+    def start(self, x: Tensor, shares: Tensor) -> None:
+        # Principal components of each cluster, shrunk as in probabilistic PCA.
+        mean, psi, loading = (self._parameters[name].detach().clone() for name in ("mean", "psi", "loading"))
+        a, floor = self.prior_strength, self.noise_variance + 1e-6
+        for k, share in enumerate(shares.T):
+            mine = x[share > 0]
+            if not len(mine):
+                continue
+            mean[k] = mine.mean(0)
+            centred = mine - mean[k]
+            total = (centred.square().sum(0) + a * self.prior) / (len(mine) + a) + self.noise_variance
+            _, singular, right = torch.linalg.svd(centred, full_matrices=False)
+            q = min(self.rank, len(singular))
+            loading[k] = 0
+            # Half of the variance of each direction: the rest is left to EM to find.
+            loading[k, :, :q] = right[:q].T * singular[:q] / math.sqrt(2 * (len(mine) + a))
+            psi[k] = (total - loading[k].square().sum(1)).clamp(min=floor)
+        for name, value in {"mean": mean, "psi": psi, "loading": loading}.items():
+            self.hold(name, value)
+
+    @property
+    def _normals(self) -> int:
+        return self.rank + self.dims
+
+    def sample(self, component: Tensor, generator: torch.Generator) -> Tensor:
+        normal = torch.randn(
+            len(component), self._normals, dtype=torch.float64, device=component.device, generator=generator
+        )
+        factors, noise = normal.split([self.rank, self.dims], 1)
+        noise = self.mean[component] + self.psi[component].sqrt() * noise
+        for k, rows in rows_by_component(component):
+            noise[rows] += factors[rows] @ self.loading[k].T
+        return noise
+
+    def _missing(self, k: int, x: Tensor, mask: Tensor, normal: Tensor) -> Tensor:
+        # Given its factors, the pixels are independent: draw those from their posterior.
+        loading, psi = self.loading[k], self.psi[k]
+        scaled = (loading[mask] / psi[mask, None]).T
+        eye = torch.eye(self.rank, dtype=loading.dtype, device=loading.device)
+        root = torch.linalg.cholesky(eye + scaled @ loading[mask])
+        mean = torch.cholesky_solve(scaled @ (x - self.mean[k])[:, mask].T, root)
+        factors, noise = normal.split([self.rank, self.dims], 1)
+        drawn = mean + torch.linalg.solve_triangular(root.T, factors.T, upper=True)
+        return self.mean[k, ~mask] + drawn.T @ loading[~mask].T + psi[~mask].sqrt() * noise[:, ~mask]

@@ -1,0 +1,325 @@
+"""Hidden Markov models of images that are read row by row, or pixel by pixel."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gen.distributions import CategoricalComponents, Components, DiagonalGaussianComponents
+from lightning_gen.distributions.components import Statistics
+from lightning_gen.errors import InputError
+from lightning_gen.models.em import ExpectationMaximisation, draw_rows, kmeans
+from lightning_gen.networks.mlp import check_positive
+from lightning_gen.spec import ImageSpec
+
+
+class CategoricalEmission:
+    """What a state emits: independent categoricals over levels.
+
+    Args:
+        smoothing, shared, blur, blur_width, blur_ends: as in :class:`CategoricalMixture`.
+    """
+
+    dequantized = False
+    noises = 1
+
+    def __init__(
+        self,
+        smoothing: float = 1.0,
+        shared: float = 0.0,
+        blur: float = 0.0,
+        blur_width: float = 1.0,
+        blur_ends: float = 0.0,
+    ):
+        self.smoothing = smoothing
+        self.shared = shared
+        self.blur = blur
+        self.blur_width = blur_width
+        self.blur_ends = blur_ends
+
+    def make(self, count: int, dims: int, levels: int) -> Components:
+        """Return the emissions of ``count`` states, of ``dims`` pixels each."""
+        return CategoricalComponents(
+            count, dims, levels, self.smoothing, self.shared, self.blur, self.blur_width, self.blur_ends
+        )
+
+
+class GaussianEmission:
+    """What a state emits: independent Gaussians of dequantized levels, as :class:`GaussianMixture` sees them.
+
+    Args:
+        prior_strength, prior_variance, noises: as in :class:`GaussianMixture`.
+    """
+
+    dequantized = True
+
+    def __init__(self, prior_strength: float = 10.0, prior_variance: float = 0.1, noises: int = 64):
+        check_positive(self, noises=noises)
+        self.prior_strength = prior_strength
+        self.prior_variance = prior_variance
+        self.noises = noises
+
+    def make(self, count: int, dims: int, levels: int) -> Components:
+        """Return the emissions of ``count`` states, of ``dims`` pixels each."""
+        return DiagonalGaussianComponents(
+            count, dims, 1 / 12, self.prior_strength, self.prior_variance, variance=levels**2 / 12
+        )
+
+
+class HiddenMarkovModel(ExpectationMaximisation):
+    r"""Hidden Markov model, :math:`p(x) = \sum_s \pi(s_1) \prod_t A_t(s_{t-1}, s_t) \prod_t p(x_t \mid s_t)` (Baum et
+    al. 1970), of an image read in steps x_t: its rows from the top, or its pixels in raster order.
+
+    Forward and backward passes keep logarithms: each step is a matrix product of what is left when the largest term has
+    been taken out. A homogeneous model has one transition matrix and the same emissions at all steps; else each step
+    has its own, and a state means another thing at each place. First distributions and rows of transitions have
+    Dirichlet priors as strong as one image.
+
+    Args:
+        spec: the images.
+        states: S, for each class where conditional.
+        scan: what one step is.
+        emission: what states emit; categoricals if not given.
+        homogeneous: whether steps share their parameters.
+        conditional, start_images, restarts, tolerance: as in :class:`ExpectationMaximisation`.
+
+    Raises:
+        InputError: for numbers out of range; at the start of training for more states than images.
+    """
+
+    chain_prior = 1.0
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        states: int = 20,
+        scan: Literal["rows", "pixels"] = "rows",
+        emission: CategoricalEmission | GaussianEmission | None = None,
+        homogeneous: bool = True,
+        conditional: bool = False,
+        start_images: int = 10_000,
+        restarts: int = 1,
+        tolerance: float = 1e-3,
+    ):
+        super().__init__(
+            spec, conditional=conditional, start_images=start_images, restarts=restarts, tolerance=tolerance
+        )
+        check_positive(self, states=states)
+        if scan not in ("rows", "pixels"):
+            raise InputError(f"HiddenMarkovModel: scan must be rows or pixels, got {scan!r}")
+        self.states = states
+        self.scan = scan
+        self.emission = emission or CategoricalEmission()
+        self.homogeneous = homogeneous
+        self.dequantized, self.noises = self.emission.dequantized, self.emission.noises
+        self.steps = self.spec.height if scan == "rows" else self.spec.height * self.spec.width
+        self.step_dims = self.spec.dims // self.steps
+        kinds, changes = (1, 1) if homogeneous else (self.steps, self.steps - 1)
+        total = self.groups * states
+        self.parts = nn.ModuleList(self.emission.make(total, self.step_dims, self.spec.levels) for _ in range(kinds))
+
+        def uniform(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.full(shape, -math.log(shape[-1]), dtype=torch.float64))
+
+        self.log_initial = uniform(self.groups, states)
+        self.log_transition = uniform(changes, self.groups, states, states)
+        self.log_class_shares = uniform(self.groups)
+
+    # --- steps ----------------------------------------------------------------------------------------------------
+
+    def to_steps(self, x: Tensor) -> Tensor:
+        """Return data (B, D) as steps (B, T, M)."""
+        images = x.view(-1, *self.spec.shape)
+        if self.scan == "rows":
+            return images.transpose(1, 2).reshape(-1, self.steps, self.step_dims)
+        return images.flatten(2).transpose(1, 2)
+
+    def from_steps(self, steps: Tensor) -> Tensor:
+        """Return data (B, D) of steps (B, T, M)."""
+        channels, height, width = self.spec.shape
+        if self.scan == "rows":
+            return steps.reshape(-1, height, channels, width).transpose(1, 2).flatten(1)
+        return steps.transpose(1, 2).flatten(1)
+
+    def _emission_of(self, step: int) -> Components:
+        return self.parts[0 if self.homogeneous else step]
+
+    def _transition_to(self, step: int) -> Tensor:
+        """Return the log transitions (G, S, S) from step - 1 to ``step``."""
+        return self.log_transition[0 if self.homogeneous else step - 1]
+
+    def _emissions(self, steps: Tensor, method: str, *more: Tensor) -> Tensor:
+        """Return log p(x_t | s), (T, G, B, S), by a method of the components."""
+        out = torch.stack(
+            [
+                getattr(self._emission_of(t), method)(steps[:, t], *(each[:, t] for each in more))
+                for t in range(self.steps)
+            ]
+        )
+        return out.view(self.steps, len(steps), self.groups, self.states).transpose(1, 2)
+
+    @property
+    def free_parameters(self) -> int:
+        chain = self.states - 1 + self.log_transition.shape[0] * self.states * (self.states - 1)
+        return sum(part.free_parameters for part in self.parts) + self.groups * chain + self.groups - 1
+
+    @property
+    def row_cost(self) -> int:
+        return self.steps * (self.parts[0].row_cost + 4 * self.groups * self.states)
+
+    # --- forward and backward -------------------------------------------------------------------------------------
+
+    def forward_pass(self, emissions: Tensor) -> Tensor:
+        r"""Return :math:`\log p(x_1 \dots x_t, s_t)`, (T, G, B, S), from log emissions of the same shape."""
+        alphas = [self.log_initial[:, None, :] + emissions[0]]
+        for t in range(1, self.steps):
+            alphas.append(log_product(alphas[-1], self._transition_to(t).exp()) + emissions[t])
+        return torch.stack(alphas)
+
+    def backward_pass(self, emissions: Tensor) -> Tensor:
+        r"""Return :math:`\log p(x_{t+1} \dots x_T \mid s_t)`, (T, G, B, S)."""
+        betas = [torch.zeros_like(emissions[0])]
+        for t in range(self.steps - 1, 0, -1):
+            betas.append(log_product(betas[-1] + emissions[t], self._transition_to(t).exp().transpose(1, 2)))
+        return torch.stack(betas[::-1])
+
+    def _class_log_prob(self, alphas: Tensor, labels: Tensor | None) -> Tensor:
+        """Return log p(x, class) for each class, (G, B); given labels log p(x | class), of the others nothing."""
+        own = alphas[-1].logsumexp(2)
+        if labels is None:
+            return own + self.log_class_shares[:, None]
+        return own.masked_fill(nn.functional.one_hot(labels, self.groups).T == 0, -torch.inf)
+
+    def log_density(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        alphas = self.forward_pass(self._emissions(self.to_steps(x), "log_prob"))
+        return self._class_log_prob(alphas, labels).logsumexp(0)
+
+    def known_log_density(self, x: Tensor, known: Tensor, labels: Tensor | None) -> Tensor:
+        alphas = self.forward_pass(self._emissions(self.to_steps(x), "known_log_prob", self.to_steps(known)))
+        return self._class_log_prob(alphas, labels).logsumexp(0)
+
+    # --- training -------------------------------------------------------------------------------------------------
+
+    def check_enough(self, images: int) -> None:
+        if images < self.states:
+            of = "images of a class" if self.conditional else "images"
+            raise InputError(
+                f"HiddenMarkovModel: {self.states} states are more than the {images} {of} to start from: "
+                "take fewer states" + (", or raise start_images" if self.start_images <= images else "")
+            )
+
+    def start(self, levels: Tensor, labels: Tensor | None, seed: int) -> None:
+        steps = self.to_steps(self.data_of(levels))
+        groups = torch.zeros(len(steps), dtype=torch.int64, device=steps.device) if labels is None else labels
+        around = self._surroundings(self.to_steps(levels.flatten(1).to(torch.float64)))
+        state = torch.zeros(len(steps), self.steps, dtype=torch.int64, device=steps.device)
+        for group in range(self.groups):
+            rows = torch.nonzero(groups == group)[:, 0]
+            if self.homogeneous:
+                mine = around[rows].flatten(0, 1)
+                state[rows] = kmeans(mine, self.states, seed).view(len(rows), self.steps)
+            else:
+                for t in range(self.steps):
+                    state[rows, t] = kmeans(around[rows, t], self.states, seed)
+        generator = torch.Generator(steps.device).manual_seed(seed)
+        for number, part in enumerate(self.parts):
+            part.prepare(steps.flatten(0, 1) if self.homogeneous else steps[:, number], generator)
+        shares = nn.functional.one_hot(groups[:, None] * self.states + state, self.groups * self.states)
+        shares = shares.to(torch.float64).view(len(steps), self.steps, self.groups, self.states)
+        pairs = torch.einsum("btgi,btgj->tgij", shares[:, :-1], shares[:, 1:])
+        self.maximisation(self._sums(steps, shares.permute(1, 2, 0, 3), pairs))
+
+    def _surroundings(self, steps: Tensor) -> Tensor:
+        """Return each step (B, T, M) with those before it, one row back: alone, a white pixel is like any other."""
+        back = 1 if self.scan == "rows" else self.spec.width
+        padded = nn.functional.pad(steps, (0, 0, back, 0))
+        return torch.cat([padded[:, back - lag : back - lag + self.steps] for lag in range(back + 1)], 2)
+
+    def _sums(self, steps: Tensor, shares: Tensor, pairs: Tensor) -> Statistics:
+        """Return statistics from posterior shares of states (T, G, B, S) and of transitions (T - 1, G, S, S)."""
+        flat = shares.transpose(1, 2).flatten(2)
+        if self.homogeneous:
+            pairs = pairs.sum(0, keepdim=True)
+            sums = [self.parts[0].statistics(steps.transpose(0, 1).flatten(0, 1), flat.flatten(0, 1))]
+        else:
+            sums = [part.statistics(steps[:, t], flat[t]) for t, part in enumerate(self.parts)]
+        return {
+            "initial": shares[0].sum(1),
+            "transition": pairs,
+            **{f"{number}/{name}": value for number, part in enumerate(sums) for name, value in part.items()},
+        }
+
+    def expectation(self, levels: Tensor, labels: Tensor | None) -> Statistics:
+        steps = self.to_steps(self.data_of(levels))
+        emissions = self._emissions(steps, "expected_log_prob")
+        alphas, betas = self.forward_pass(emissions), self.backward_pass(emissions)
+        classes = self._class_log_prob(alphas, labels)
+        total = classes.logsumexp(0)
+        of_class = alphas[-1].logsumexp(2)
+        share = (classes - total).exp()  # of each class, (G, B)
+        shares = (alphas + betas - of_class[:, :, None]).exp() * share[:, :, None]
+        pairs = emissions.new_zeros(self.steps - 1, self.groups, self.states, self.states)
+        for t in range(1, self.steps):
+            before, after = alphas[t - 1], emissions[t] + betas[t]
+            tops = before.amax(2, keepdim=True), after.amax(2, keepdim=True)
+            weight = (tops[0] + tops[1] - of_class[:, :, None]).exp() * share[:, :, None]
+            left, right = (before - tops[0]).exp() * weight, (after - tops[1]).exp()
+            pairs[t - 1] = self._transition_to(t).exp() * (left.transpose(1, 2) @ right)
+        return {**self._sums(steps, shares, pairs), "log_likelihood": total.sum()}
+
+    def maximisation(self, statistics: Statistics) -> None:
+        for number, part in enumerate(self.parts):
+            prefix = f"{number}/"
+            part.update({name.removeprefix(prefix): s for name, s in statistics.items() if name.startswith(prefix)})
+        classes = statistics["initial"].sum(1) + 1
+        self.log_class_shares.data.copy_((classes / classes.sum()).log())
+        for name in ("initial", "transition"):
+            counts = statistics[name] + self.chain_prior / self.states
+            self._parameters[f"log_{name}"].data.copy_((counts / counts.sum(-1, keepdim=True)).log())
+
+    def log_prior(self) -> Tensor:
+        chain = self.chain_prior / self.states * (self.log_initial.sum() + self.log_transition.sum())
+        return chain + sum(part.log_prior() for part in self.parts)
+
+    # --- drawing --------------------------------------------------------------------------------------------------
+
+    def draw(self, n: int, labels: Tensor | None, generator: torch.Generator) -> Tensor:
+        if labels is None:
+            labels = draw_rows(self.log_class_shares.expand(n, -1), generator)
+        state = draw_rows(self.log_initial[labels], generator)
+        steps = []
+        for t in range(self.steps):
+            if t:
+                state = draw_rows(self._transition_to(t)[labels, state], generator)
+            steps.append(self._emission_of(t).sample(labels * self.states + state, generator))
+        return self.from_steps(torch.stack(steps, 1))
+
+    def draw_missing(self, x: Tensor, known: Tensor, labels: Tensor | None, generator: torch.Generator) -> Tensor:
+        # Class and last state given all that is known, then states backwards, then each step given its state.
+        steps, mask = self.to_steps(x), self.to_steps(known)
+        alphas = self.forward_pass(self._emissions(steps, "known_log_prob", mask))
+        labels = draw_rows(self._class_log_prob(alphas, labels).T, generator)
+        rows = torch.arange(len(x), device=x.device)
+        states = [draw_rows(alphas[-1][labels, rows], generator)]
+        for t in range(self.steps - 1, 0, -1):
+            scores = alphas[t - 1][labels, rows] + self._transition_to(t)[labels, :, states[-1]]
+            states.append(draw_rows(scores, generator))
+        states = [labels * self.states + state for state in states[::-1]]
+        return self.from_steps(
+            torch.stack(
+                [
+                    self._emission_of(t).complete(steps[:, t], mask[:, t], states[t], generator)
+                    for t in range(self.steps)
+                ],
+                1,
+            )
+        )
+
+
+def log_product(logs: Tensor, matrix: Tensor) -> Tensor:
+    """Return log(exp(logs) @ matrix), with the largest of each row taken out first."""
+    top = logs.amax(-1, keepdim=True)
+    return ((logs - top).exp() @ matrix).log() + top

@@ -1,0 +1,232 @@
+"""lightning ais as users call it: figures of GANs and of models with their own p(x|z), and what is refused."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import lightning_gen
+from lightning_gen.cli import main
+from lightning_gen.data import Digits
+from lightning_gen.models.base import HasLatentLikelihood, HasPixelMean, keyed_seed
+from lightning_gen.runs import RunFolder
+from lightning_gen.samplers import AnnealedImportanceSampling, GaussianDecoder
+
+CONFIG = str(Path(__file__).parent / "conf" / "gan.yaml")
+OFF = ["--evaluation.extractor=null", "--evaluation.metrics=null", "--checkpoint.monitor=null", "--budget.images=64"]
+SMALL = ["--n", "6", "--steps", "8", "--chains", "3", "--simulated", "5"]
+MODELS = '''
+import math, torch
+from torch.distributions import Binomial
+from torch.optim import SGD
+from lightning_gen.models import GenerativeModule, Likelihood
+
+
+class Coin(GenerativeModule):
+    """All pixels Binomial around one normal latent: p(x) is a one-dimensional integral."""
+
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.scale = torch.nn.Parameter(torch.tensor(0.5))
+
+    def configure_optimizers(self):
+        return SGD([self.scale], lr=0.0)
+
+    def training_step(self, batch, batch_idx):
+        self.count_images(batch)
+        return self.scale.square()
+
+    def pixels(self, latent):
+        return Binomial(self.spec.levels - 1, logits=self.scale * latent.view(-1, 1, 1, 1) - 1)
+
+    def draw_prior(self, n, generator):
+        return torch.randn(n, 1, generator=generator)
+
+    def log_prior(self, latent):
+        return -0.5 * latent.square().sum(-1) - 0.5 * math.log(2 * math.pi)
+
+    def log_conditional(self, levels, latent, labels=None):
+        assert labels is None
+        return self.pixels(latent).log_prob(levels.float()).flatten(1).sum(1)
+
+    def draw_levels(self, latent, labels=None, *, generator=None):
+        total, prob = self.spec.levels - 1, self.pixels(latent).probs
+        heads = torch.rand(total, len(latent), *self.spec.shape, generator=generator) < prob
+        return heads.sum(0).byte()
+
+    def sample(self, n, labels=None, *, generator=None):
+        return self.draw_levels(self.draw_prior(n, generator), generator=generator)
+
+
+class Exact(GenerativeModule):
+    """Gives its likelihood itself."""
+
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def configure_optimizers(self):
+        return SGD([self.weight], lr=0.0)
+
+    def training_step(self, batch, batch_idx):
+        self.count_images(batch)
+        return self.weight.square()
+
+    def likelihood(self, levels, labels=None):
+        return Likelihood(torch.full((len(levels),), -1.0), "exact")
+
+    def sample(self, n, labels=None, *, generator=None):
+        return torch.zeros(n, *self.spec.shape, dtype=torch.uint8)
+'''
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> dict[str, str]:
+    """One checkpoint of each kind of model, trained for two steps."""
+    root = tmp_path_factory.mktemp("ais")
+    (root / "latent_models.py").write_text(MODELS)
+    sys.path.insert(0, str(root))
+    conditional = ["--model.generator.conditional=true", "--model.discriminator.conditional=true"]
+    kinds = {
+        "gan": [],
+        "conditional": conditional,
+        "truncated": ["--model.sampler=LatentSampler", "--model.sampler.truncation=1"],
+    }
+    for name, options in kinds.items():
+        main(["fit", "--config", CONFIG, f"--run.root={root}", f"--run.experiment={name}", *OFF, *options])
+    plain = root / "plain.yaml"
+    plain.write_text(
+        "data: {class_path: lightning_gen.data.ImageDataModule, init_args: {source: lightning_gen.data.Digits}}\n"
+        "budget: {images: 64}\ntrainer: {accelerator: cpu}\n"
+    )
+    for name in ("Coin", "Exact"):
+        options = [f"--model=latent_models.{name}", f"--run.root={root}", f"--run.experiment={name.lower()}"]
+        main(["fit", "--config", str(plain), *options])
+    yield {name: str(RunFolder(root / name / "version_0").last) for name in (*kinds, "coin", "exact")}
+    sys.path.remove(str(root))
+    sys.modules.pop("latent_models", None)
+
+
+def test_a_gan_gets_a_likelihood(checkpoints, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lightning_gen.commands.ais.FIT_IMAGES", 10)
+    out = tmp_path / "out.json"
+    command = ["ais", checkpoints["gan"], *SMALL, "--part", "test", "--json", str(out), "--leapfrog", "2"]
+    main(command)
+    printed = capsys.readouterr()
+    report = json.loads(out.read_text())
+    figures = dict(line.split() for line in printed.out.splitlines())
+    assert list(figures)[:3] == ["bpd_ais", "bpd_ais_se", "log_p"]
+    assert all(float(value) == pytest.approx(report[name], rel=1e-5) for name, value in figures.items())
+    assert "held-out images: 6 of 6" in printed.err
+    expected = {"kind": "ais", "n": 6, "part": "test", "chains": 3, "num_samples": 3, "steps": 8, "leapfrog": 2}
+    expected |= {"simulated": 5, "sigma_images": 10, "observation": "discretized Gaussian", "given_labels": False}
+    assert {name: report[name] for name in expected} == expected
+    assert report["bpd_ais"] == pytest.approx(-report["log_p"] / (64 * math.log(2)), rel=1e-9)
+    assert report["gap_nats"] == pytest.approx(
+        64 * math.log(2) * (report["simulated_bpd_ais"] - report["simulated_bpd_ais_reverse"]), rel=1e-6
+    )
+    assert 1 <= report["effective_sample_size_lowest"] <= report["effective_sample_size"] <= 3
+    assert 0 < report["acceptance_lowest"] <= report["acceptance"] <= 1
+    main(command)
+    again = json.loads(out.read_text())
+    assert {**again, "seconds": 0} == {**report, "seconds": 0}  # the same figures twice
+    main([*command, "--seed", "1", "--sigma", str(report["sigma"])])
+    assert json.loads(out.read_text())["bpd_ais"] != report["bpd_ais"]
+
+
+def test_the_figure_is_that_of_the_averaged_generator_on_the_same_images(checkpoints, tmp_path):
+    out = tmp_path / "out.json"
+    main(["ais", checkpoints["gan"], *SMALL, "--sigma", "0.5", "--json", str(out)])
+    report = json.loads(out.read_text())
+    assert (report["sigma"], report["sigma_images"]) == (0.5, 0)
+    model = lightning_gen.load(checkpoints["gan"])  # averaged weights
+    images = Digits().load("val").levels
+    rows = torch.randperm(200, generator=torch.Generator().manual_seed(0))[:6].sort().values
+    target = GaussianDecoder(model.spec, 8, model.pixel_mean, 0.5).target(torch.from_numpy(images[rows.numpy()]))
+    generator = torch.Generator().manual_seed(keyed_seed(0, "ais", "held-out/0"))
+    method = AnnealedImportanceSampling(8, 3)
+    found = method.forward(target, method.tune(target, generator), generator)
+    assert report["log_p"] == pytest.approx(float(found.bound.mean()), rel=1e-6)
+
+
+def test_a_class_conditional_gan_is_given_the_images_labels(checkpoints, tmp_path):
+    out = tmp_path / "out.json"
+    main(["ais", checkpoints["conditional"], *SMALL, "--sigma", "0.5", "--json", str(out)])
+    assert json.loads(out.read_text())["given_labels"] is True
+
+
+def test_a_model_with_its_own_pixel_likelihood_meets_its_integral(checkpoints, tmp_path):
+    out = tmp_path / "out.json"
+    options = ["--n", "10", "--steps", "60", "--chains", "200", "--batch_size", "2000", "--simulated", "10"]
+    main(["ais", checkpoints["coin"], "--trust", "latent_models", *options, "--json", str(out)])
+    report = json.loads(out.read_text())
+    assert report["observation"] == "the model's own"
+    assert "sigma" not in report
+    model = lightning_gen.load(checkpoints["coin"], trust=("latent_models",))
+    rows = torch.randperm(200, generator=torch.Generator().manual_seed(0))[:10].sort().values
+    levels = torch.from_numpy(Digits().load("val").levels[rows.numpy()])
+    grid = torch.linspace(-9, 9, 3001).view(-1, 1)
+    with torch.no_grad():
+        log_p = [
+            (model.log_prior(grid) + model.log_conditional(image[None], grid)).double().logsumexp(0) for image in levels
+        ]
+    exact = float(torch.stack(log_p).mean()) + math.log(18 / 3000)
+    assert report["log_p"] == pytest.approx(exact, abs=0.1)
+    assert abs(report["gap_nats"]) < 0.2
+
+
+def test_models_answer_to_their_protocols(checkpoints):
+    gan = lightning_gen.load(checkpoints["gan"])
+    coin = lightning_gen.load(checkpoints["coin"], trust=("latent_models",))
+    assert isinstance(gan, HasPixelMean)
+    assert not isinstance(gan, HasLatentLikelihood)
+    assert isinstance(coin, HasLatentLikelihood)
+    assert not isinstance(coin, HasPixelMean)
+    latent = torch.randn(4, gan.normal_latents(), requires_grad=True)
+    images = gan.pixel_mean(latent)
+    assert torch.equal(gan.spec.to_levels(images.detach()), gan.decode(latent.detach()))
+    assert torch.autograd.grad(images.sum(), latent)[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("gan", ["--n", "0"], "--n: expected a whole number of at least 1"),
+        ("gan", ["--chains", "0"], "--chains: expected a whole number of at least 1"),
+        ("gan", ["--steps", "-3"], "--steps: expected a whole number of at least 1"),
+        ("gan", ["--simulated", "-1"], "--simulated must be at least 0, got -1"),
+        ("gan", ["--sigma", "nan"], "--sigma: expected a number or null, got 'nan'"),
+        ("gan", ["--sigma", ".nan"], "--sigma must be a finite number above 0, got nan"),
+        ("gan", ["--sigma", ".inf"], "--sigma must be a finite number above 0, got inf"),
+        ("gan", ["--sigma", "0"], "--sigma must be a finite number above 0, got 0"),
+        ("gan", ["--schedule", "cosine"], "--schedule"),
+        ("gan", ["--part", "train"], "--part"),
+        ("gan", ["--json", "nowhere/out.json"], "--json nowhere/out.json: there is no folder nowhere"),
+        ("gan", ["--sampler.temperature", "0.5"], "with sampler.temperature 0.5 samples are not of standard normal"),
+        ("gan", ["--sampler.psi", "0.5"], "with sampler.psi 0.5"),
+        (
+            "truncated",
+            [],
+            "with sampler.truncation 1.0 samples are not of standard normal latents: give --sampler.trun",
+        ),
+        ("coin", ["--sigma", "1", "--trust", "latent_models"], "--sigma: this Coin says itself how likely pixels are"),
+        ("exact", ["--trust", "latent_models"], "this Exact gives its likelihood itself: lightning evaluate"),
+    ],
+)
+def test_bad_input_ends_in_one_line(checkpoints, kind, options, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(["ais", checkpoints[kind], *options])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_truncated_gan_can_be_asked_without_its_truncation(checkpoints):
+    main(["ais", checkpoints["truncated"], *SMALL, "--sigma", "0.5", "--sampler.truncation", "null"])
