@@ -1,4 +1,4 @@
-"""The markdown tables of JSON lines that digits.py, gan_modes.py, gan_torchgan.py or gan_steps.py printed.
+"""The markdown tables of JSON lines that digits.py, likelihood.py and the scripts gan_*.py printed.
 
     python benchmarks/table.py digits.jsonl
 
@@ -195,8 +195,184 @@ def steps(lines: Sequence[Line], wide: bool) -> str:
     return "\n".join(tables) + "".join(notes) + origin(first, *facts)
 
 
+# --- likelihood -------------------------------------------------------------------------------------------------------
+
+
+def quartiles(line: Line) -> str:
+    """A ratio with its quartiles."""
+    return f"{line['ratio']:.3f} ({' to '.join(f'{edge:.3f}' for edge in line['ratio_quartiles'])})"
+
+
+def bits(lines: Sequence[Line]) -> str:
+    """Bits per dimension of configs, with what samples of the same runs score."""
+    heldout = "fid_{}_heldout".format(lines[0]["extractor"])
+    text = markdown(
+        [
+            "model",
+            "kind",
+            "noises",
+            "bits per dimension",
+            "error over images",
+            "of training images",
+            "to reach",
+            "free parameters",
+            "passes",
+            "distance to held-out",
+            "copy share (pixels)",
+            "seconds",
+        ],
+        (
+            [
+                line["row"],
+                line["likelihood"]["kind"],
+                str(line["likelihood"]["num_samples"]),
+                cell(line[line["figure"]], 4),
+                f"{line[line['figure'] + '_se']['mean']:.4f}",
+                cell(line[f"{line['figure']}_train"], 3),
+                to_reach(line),
+                f"{line['free_parameters']:,}",
+                ", ".join(map(str, line["passes"])),
+                cell(line[heldout], 2),
+                cell(line["copy_share_pixels"], 3),
+                cell(line["seconds"], 1),
+            ]
+            for line in lines
+        ),
+    )
+    part = lines[0]["references"]["heldout"]
+    return text + origin(
+        lines[0],
+        f"Held-out part: {part['part']}, {lines[0]['likelihood']['n']} images",
+        f"Distances and copy shares of n = {lines[0]['n']:,} samples, extractor {lines[0]['extractor']} "
+        f"{lines[0]['extractor_hash']}",
+    )
+
+
+def to_reach(line: Line) -> str:
+    """What a config was to reach, and whether it did."""
+    if line["target"] is None:
+        return "-"
+    if line["met"] is None:
+        return f"near {line['target']:.2f}"
+    return f"{line['target']:.{4 if line['target'] > 4 else 2}f}: {ANSWERS[line['met']]}"
+
+
+def em_speed(lines: Sequence[Line]) -> str:
+    """Seconds of an EM iteration beside scikit-learn's."""
+
+    def memory(line: Line) -> str:
+        return ", ".join("-" if peak is None else f"{peak:,.0f}" for peak in line["peak_memory_mib"].values())
+
+    text = markdown(
+        [
+            "images x pixels, components",
+            "ours, s",
+            "scikit-learn, s",
+            "ratio (quartiles)",
+            "limit",
+            "met",
+            "peak memory, MiB: ours, scikit-learn's",
+            "difference in log likelihood",
+        ],
+        (
+            [
+                line["row"],
+                f"{line['ours_seconds']:.2f}",
+                f"{line['sklearn_seconds']:.2f}",
+                quartiles(line),
+                f"{line['limit']:g}",
+                ANSWERS[line["met"]],
+                memory(line),
+                f"{line['log_likelihood_difference']:.1g}",
+            ]
+            for line in lines
+        ),
+    )
+    return text + origin(lines[0], f"Medians over {lines[0]['pairs']} pairs of iterations that take turns")
+
+
+def annealing(lines: Sequence[Line]) -> str:
+    """What annealed importance sampling finds with more and more steps."""
+    text = markdown(
+        [
+            "steps",
+            "bpd_ais",
+            "log p, nats",
+            "effective sample size, lowest",
+            "acceptance, lowest",
+            "simulated images: gap, nats",
+            "largest gap",
+            "gap, bits per dimension",
+            "seconds",
+            "limit",
+            "met",
+        ],
+        (
+            [
+                str(line["steps"]),
+                f"{line['bpd_ais']:.4f} ± {line['bpd_ais_se']:.4f}",
+                f"{line['log_p']:.2f}",
+                f"{line['effective_sample_size']:.2f}, {line['effective_sample_size_lowest']:.2f}",
+                f"{line['acceptance']:.2f}, {line['acceptance_lowest']:.2f}",
+                f"{line['gap_nats']:.2f} ± {line['gap_nats_se']:.2f}",
+                f"{line['gap_nats_largest']:.1f}",
+                f"{line['gap_bpd']:.4f}",
+                f"{line['seconds']:.0f}",
+                "-" if line["limit"] is None else f"{line['limit']:g}",
+                ANSWERS[line["met"]],
+            ]
+            for line in lines
+        ),
+    )
+    first = lines[0]
+    samples = first["samples"]
+    heldout = "fid_{}_heldout".format(first["extractor"])
+    return text + origin(
+        first,
+        f"{first['row']}, seed {first['seed']}, {first['images_seen']:,} images seen; {first['n']} {first['part']} and "
+        f"{first['simulated']} simulated images, {first['chains']} chains each, {first['leapfrog']} leapfrog steps, "
+        f"{first['schedule']} schedule; noise of deviation {first['sigma']:.4f}, by {first['sigma_images']} validation "
+        "images",
+        "After ± the standard error over images",
+        f"{samples['n']:,} samples of the same run: {heldout} {samples[heldout]:.2f}, copy share "
+        f"{samples['copy_share_pixels']:.3f}",
+    )
+
+
+def known(lines: Sequence[Line]) -> str:
+    """How far paths of the code are from what is known."""
+    text = markdown(
+        ["known", "path of the code", "error", "limit", "met", "of"],
+        (
+            [
+                line["row"],
+                line["path"],
+                f"{line['error']:.2g}",
+                "-" if line["limit"] is None else f"{line['limit']:g}",
+                ANSWERS[line["met"]],
+                line["unit"],
+            ]
+            for line in lines
+        ),
+    )
+    return text + origin(lines[0])
+
+
+LIKELIHOOD = {"configs": bits, "em": em_speed, "ais": annealing, "closed-form": known}
+
+
+def likelihood(lines: Sequence[Line], wide: bool) -> str:
+    """A table of each thing that was measured, and of each held-out part."""
+    groups: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        part = line["references"]["heldout"]["part"] if "references" in line else ""
+        groups.setdefault((line["what"], part), []).append(line)
+    return "\n".join(LIKELIHOOD[what](group) for (what, _), group in groups.items())
+
+
 TABLES = {
     "digits": samples,
+    "likelihood": likelihood,
     "gan_torchgan": samples,
     "fashion_mnist": samples,
     "gan_modes": modes,

@@ -506,3 +506,114 @@ def test_torchgan_and_a_config_get_equal_time(capsys, config, clothes, tmp_path)
     again = lines(capsys, "--config", str(path), *args, of=gan_torchgan)
     assert again[2]["fid_fashion_mnist"] == theirs["fid_fashion_mnist"]
     assert "torchgan's DCGAN, paper" in table.tables(rows)
+
+
+# --- likelihood -------------------------------------------------------------------------------------------------------
+
+likelihood = script("likelihood")
+
+
+def classical(tmp_path, name, model, **options):
+    """Return the file of a config of a classical model that is fitted in a few passes."""
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "model": {"class_path": f"lightning_gen.models.{model}", "init_args": options},
+                "data": {
+                    "class_path": "lightning_gen.data.ImageDataModule",
+                    "init_args": {"source": "lightning_gen.data.Digits", "batch_size": 1097},
+                },
+                "budget": {"images": 4 * 1097},
+                "evaluation": {"every": 10_000},
+                "checkpoint": {"every": 10_000},
+                "run": {"threads": 1},
+                "trainer": {"accelerator": "cpu", "devices": 1, "log_every_n_steps": 1},
+            }
+        ),
+        encoding="utf-8",
+    )
+    return str(path)
+
+
+def test_bits_per_dimension_stand_beside_figures_of_samples(capsys, tmp_path):
+    configs = [
+        classical(tmp_path, "independent-digits", "CategoricalMixture", components=1, smoothing=0.1),
+        classical(tmp_path, "gaussian", "GaussianMixture", components=2, covariance="diagonal", noises=3),
+    ]
+    args = ["--config", *configs, "--seeds", "0", "1", "--n", "60", "--part", "test", "--runs", str(tmp_path / "runs")]
+    independent, gaussian = lines(capsys, *args, of=likelihood)
+    # Independent pixels by hand: counts of levels, each with a share of the smoothing.
+    train, test = (Digits().load(part).levels.reshape(-1, 64) for part in ("train", "test"))
+    counts = np.stack([np.bincount(pixel, minlength=17) for pixel in train.T]) + 0.1 / 17
+    nats = np.log(counts / counts.sum(1, keepdims=True))[np.arange(64), test].sum(1)
+    found = -nats / (64 * np.log(2))
+    assert independent["bpd"]["values"] == pytest.approx([found.mean()] * 2, rel=1e-9)
+    assert independent["bpd_se"]["mean"] == pytest.approx(found.std(ddof=1) / np.sqrt(500), rel=1e-9)
+    assert (independent["free_parameters"], independent["target"], independent["met"]) == (64 * 16, 2.42, None)
+    assert independent["likelihood"] == {"kind": "exact", "num_samples": 1, "n": 500, "given_labels": False}
+    assert gaussian["figure"] == "bpd_dequantized"
+    assert gaussian["likelihood"]["num_samples"] == 3
+    assert gaussian["passes"] == [4, 4]
+    assert gaussian["fid_digits_heldout"]["mean"] > 1
+    assert independent["n"] == gaussian["n"] == 60
+    text = table.tables([independent, gaussian])
+    assert f"| {found.mean():.4f} ± 0.0000 |" in text
+    assert "Held-out part: test, 500 images" in text
+
+
+def test_a_config_without_a_likelihood_is_told_what_to_ask(capsys, config, tmp_path):
+    with pytest.raises(SystemExit):
+        likelihood.main(["--config", str(config), "--seeds", "0", "--runs", str(tmp_path / "runs")])
+    assert "GAN has no likelihood: ask --what ais" in capsys.readouterr().err
+
+
+def test_em_takes_turns_with_scikit_learn_at_the_same_work(capsys, monkeypatch):
+    args = ("--what", "em", "--rows", "1500", "--components", "3", "--pairs", "2")
+    (line,) = lines(capsys, *args, of=likelihood)
+    assert line["log_likelihood_difference"] < 1e-9
+    assert line["ratio_quartiles"][0] <= line["ratio"] <= line["ratio_quartiles"][1]
+    assert "| 1,500 x 64, 3 full covariances |" in table.tables([line])
+    same = likelihood.equal_mixtures
+
+    def unequal(*given):
+        ours, theirs, x = same(*given)
+        ours.parts.noise_variance = 1 / 12
+        return ours, theirs, x
+
+    monkeypatch.setattr(likelihood, "equal_mixtures", unequal)
+    with pytest.raises(SystemExit):
+        likelihood.main(args)
+    assert "not the same work" in capsys.readouterr().err
+
+
+def test_annealing_is_that_of_the_command(capsys, config, tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_gen.commands.ais.FIT_IMAGES", 5)
+    args = ("--what", "ais", "--config", str(config), "--steps", "3", "6", "--ais_images", "4", "--n", "60")
+    three, six = lines(capsys, *args, "--runs", str(tmp_path / "runs"), of=likelihood)
+    assert (three["steps"], six["steps"], six["n"], six["simulated"]) == (3, 6, 4, 4)
+    assert three["sigma"] == six["sigma"]
+    assert three["log_p"] == pytest.approx(-three["bpd_ais"] * 64 * np.log(2))
+    assert three["seconds"] > 0
+    assert three["samples"]["fid_digits_heldout"] > 1
+    assert "validation images" in table.tables([three, six])
+
+
+def test_the_linear_decoder_knows_its_posterior():
+    # Bayes: p(z) p(x|z) / p(z|x) is p(x) for every z.
+    decoder = likelihood.LinearDecoder(latent_dim=3, dims=5, n=4)
+    latent = torch.randn(7, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    posterior = torch.distributions.MultivariateNormal(decoder.posterior_mean, decoder.posterior_covariance)
+    joint = decoder.target.log_prior(latent) + decoder.target.log_conditional(latent)
+    torch.testing.assert_close(joint - posterior.log_prob(latent), decoder.log_p.expand(7, -1))
+
+
+def test_known_log_probabilities_are_met_and_a_wrong_one_is_not(capsys, monkeypatch):
+    rows = list(likelihood.discretized_checks())
+    assert all(row["met"] for row in rows if row["limit"] is not None)
+    bounds = [row["error"] for row in rows if row["limit"] is None]
+    assert abs(bounds[2]) < bounds[1] < bounds[0]
+    assert "| known Gaussian, dequantized |" in table.known([row | likelihood.surroundings("x", []) for row in rows])
+    right = likelihood.DiscretizedGaussian
+    monkeypatch.setattr(likelihood, "DiscretizedGaussian", lambda spec, sigma: right(spec, 1.01 * sigma))
+    assert next(likelihood.discretized_checks())["met"] is False
