@@ -5,12 +5,17 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from jsonargparse import Namespace
 
 import lightning_gen
 from lightning_gen.cli import main
-from lightning_gen.data import Digits
+from lightning_gen.commands.ais import choose, doubts
+from lightning_gen.data import Digits, Images
+from lightning_gen.errors import InputError
+from lightning_gen.models import GAN
 from lightning_gen.models.base import HasLatentLikelihood, HasPixelMean, keyed_seed
 from lightning_gen.runs import RunFolder
 from lightning_gen.samplers import AnnealedImportanceSampling, GaussianDecoder
@@ -121,8 +126,15 @@ def test_a_gan_gets_a_likelihood(checkpoints, tmp_path, capsys, monkeypatch):
     assert list(figures)[:3] == ["bpd_ais", "bpd_ais_se", "log_p"]
     assert all(float(value) == pytest.approx(report[name], rel=1e-5) for name, value in figures.items())
     assert "held-out images: 6 of 6" in printed.err
+    assert "bpd_ais: kind ais, num_samples 3, of 6 test images\n" in printed.err
     expected = {"kind": "ais", "n": 6, "part": "test", "chains": 3, "num_samples": 3, "steps": 8, "leapfrog": 2}
-    expected |= {"simulated": 5, "sigma_images": 10, "observation": "discretized Gaussian", "given_labels": False}
+    expected |= {
+        "batch_size": 500,
+        "simulated": 5,
+        "sigma_images": 10,
+        "observation": "discretized Gaussian",
+        "given_labels": False,
+    }
     assert {name: report[name] for name in expected} == expected
     assert report["bpd_ais"] == pytest.approx(-report["log_p"] / (64 * math.log(2)), rel=1e-9)
     assert report["gap_nats"] == pytest.approx(
@@ -152,10 +164,71 @@ def test_the_figure_is_that_of_the_averaged_generator_on_the_same_images(checkpo
     assert report["log_p"] == pytest.approx(float(found.bound.mean()), rel=1e-6)
 
 
-def test_a_class_conditional_gan_is_given_the_images_labels(checkpoints, tmp_path):
+def test_a_class_conditional_gan_is_given_the_images_labels(checkpoints, tmp_path, capsys):
     out = tmp_path / "out.json"
     main(["ais", checkpoints["conditional"], *SMALL, "--sigma", "0.5", "--json", str(out)])
     assert json.loads(out.read_text())["given_labels"] is True
+    assert "of 6 val images given their labels" in capsys.readouterr().err
+
+
+class Numbered:
+    """Images whose first pixel is their number."""
+
+    def __init__(self, **counts):
+        self.counts = counts
+
+    def images(self, part):
+        levels = np.zeros((self.counts[part], 1, 2, 2), np.int64)
+        levels[:, 0, 0, 0] = np.arange(self.counts[part])
+        return Images(levels, None)
+
+
+def numbers(images) -> set[int]:
+    return set(images.levels[:, 0, 0, 0].tolist())
+
+
+def test_noise_is_never_fitted_on_images_that_are_scored():
+    data, model = Numbered(val=200, test=300), Namespace(conditional=False)
+    for part, n, fitted in (("val", 100, 100), ("val", 150, 50), ("val", 180, 20), ("test", 250, 100)):
+        chosen, fitting = choose(data, model, Namespace(part=part, n=n, sigma=None))
+        assert (len(numbers(chosen)), len(numbers(fitting))) == (n, fitted)
+        assert part == "test" or not numbers(chosen) & numbers(fitting)
+    for n in (181, 1000):
+        with pytest.raises(
+            InputError,
+            match=r"leaves (19|0) of 200 validation images to fit the noise on.*: lower --n, give --part test, or give",
+        ):
+            choose(data, model, Namespace(part="val", n=n, sigma=None))
+    chosen, fitting = choose(data, model, Namespace(part="val", n=1000, sigma=0.5))
+    assert (len(numbers(chosen)), fitting) == (200, None)
+
+
+def test_no_more_chains_are_decoded_at_once_than_the_batch_size(checkpoints, monkeypatch):
+    sizes = []
+    decode = GAN.pixel_mean
+
+    def counted(self, latent, labels=None):
+        sizes.append(len(latent))
+        return decode(self, latent, labels)
+
+    monkeypatch.setattr(GAN, "pixel_mean", counted)
+    monkeypatch.setattr("lightning_gen.commands.ais.FIT_IMAGES", 20)
+    main(["ais", checkpoints["gan"], *SMALL, "--batch_size", "12"])
+    assert max(sizes) == 12
+
+
+def test_loose_bounds_are_said_to_be():
+    fine, bad, none = torch.tensor([3.0, 4.0]), torch.tensor([1.0, 1.3]), torch.full((2,), math.nan)
+    moves, stuck = torch.tensor([0.6, 0.7]), torch.tensor([0.0, 0.3])
+    assert doubts(fine, moves, 8) == doubts(torch.ones(2), moves, 1) == doubts(fine, none, 8) == []
+    assert doubts(bad, moves, 8) == ["chains disagree: 8 are worth 1.1 on average: raise --steps"]
+    assert doubts(fine, stuck, 8) == ["chains hardly move: 0.15 of proposals are accepted: raise --steps"]
+
+
+def test_chains_that_disagree_are_reported_on_the_terminal(checkpoints, capsys):
+    options = ["--n", "4", "--steps", "2", "--chains", "8", "--simulated", "0", "--sigma", "0.02"]
+    main(["ais", checkpoints["gan"], *options])
+    assert "chains disagree: 8 are worth 1" in capsys.readouterr().err
 
 
 def test_a_model_with_its_own_pixel_likelihood_meets_its_integral(checkpoints, tmp_path):
@@ -203,7 +276,8 @@ def test_models_answer_to_their_protocols(checkpoints):
         ("gan", ["--sigma", ".inf"], "--sigma must be a finite number above 0, got inf"),
         ("gan", ["--sigma", "0"], "--sigma must be a finite number above 0, got 0"),
         ("gan", ["--schedule", "cosine"], "--schedule"),
-        ("gan", ["--part", "train"], "--part"),
+        ("gan", ["--part", "train"], "error: --part: invalid choice: 'train'"),
+        ("gan", ["--n", "181"], "--n 181 leaves 19 of 200 validation images to fit the noise on"),
         ("gan", ["--json", "nowhere/out.json"], "--json nowhere/out.json: there is no folder nowhere"),
         ("gan", ["--sampler.temperature", "0.5"], "with sampler.temperature 0.5 samples are not of standard normal"),
         ("gan", ["--sampler.psi", "0.5"], "with sampler.psi 0.5"),

@@ -127,6 +127,8 @@ OTHER = [
     (["interpolate", "nope.ckpt", "--out", "x.png"], r"no checkpoint at nope\.ckpt"),
     (["interpolate", "text.ckpt"], r"--out: is required"),
     (["animate", "full", "--out", "x.gif"], r"full: no sample grids in samples/"),
+    (["sample", "text.ckpt", "--weights", "both", "--out", "o"], r"^error: --weights: invalid choice: 'both'"),
+    (["evaluate", "text.ckpt", "--part", "train"], r"^error: --part: invalid choice: 'train' \(choose from"),
     (["animat"], r"unknown verb 'animat': did you mean 'animate'\?"),
 ]
 

@@ -69,6 +69,14 @@ class Noisy(Uniform):
         return Likelihood(nats, "dequantized", 3)
 
 
+class Keyed(Uniform):
+    """Draws noise for its likelihood from a generator of its own, keyed on its seed."""
+
+    def likelihood(self, levels, labels=None):
+        noise = torch.rand((), generator=torch.Generator().manual_seed(self.seed))
+        return Likelihood(-100 - noise.expand(len(levels)), "dequantized", 3)
+
+
 class Labelled(Uniform):
     """Its bits per dimension are the class of an image."""
 
@@ -171,15 +179,24 @@ def test_a_uniform_model_has_the_same_bits_on_every_path(uniform, place, tmp_pat
         }
 
 
-def test_a_class_conditional_model_is_given_the_images_own_labels(place, tmp_path):
+def test_a_class_conditional_model_is_given_the_images_own_labels(place, tmp_path, capsys):
     run = fit(place, tmp_path, "--model=likely.Labelled")
     labels = Digits().load("val").labels
     assert run.summary()["last"]["val/bpd_bound"] == pytest.approx(labels.mean(), rel=1e-12)
     assert run.summary()["last"]["val/bpd_bound_se"] == pytest.approx(labels.std(ddof=1) / math.sqrt(200), rel=1e-12)
     assert run.summary()["likelihood"] == {"kind": "bound", "num_samples": 7, "n": 200, "given_labels": True}
     out = tmp_path / "out.json"
+    capsys.readouterr()
     evaluate(run, "--part", "test", "--json", str(out))
     assert json.loads(out.read_text())["bpd_bound"] == pytest.approx(Digits().load("test").labels.mean(), rel=1e-12)
+    shown = capsys.readouterr().err.strip()
+    assert shown == "bpd_bound: kind bound, num_samples 7, of 500 test images given their labels"
+
+
+def test_a_model_without_parameters_is_introduced_as_such(place, tmp_path, capsys):
+    fit(place, tmp_path, "--model=lightning_gen.models.Uniform", "--budget.images=32")
+    shown = capsys.readouterr()
+    assert "training Uniform (no parameters) on images of 1x8x8" in shown.out + shown.err
 
 
 def test_noise_is_the_same_twice_and_training_does_not_notice(place, tmp_path):
@@ -200,6 +217,17 @@ def test_noise_is_the_same_twice_and_training_does_not_notice(place, tmp_path):
     evaluate(runs[0], "--json", str(out), "--seed", "5")
     other = json.loads(out.read_text())
     assert other["bpd_dequantized"] != pytest.approx(runs[0].summary()["last"]["val/bpd_dequantized"], rel=1e-6)
+
+
+def test_noise_of_a_model_that_keys_it_on_its_own_seed_follows_the_option(place, tmp_path):
+    run = fit(place, tmp_path, "--model=likely.Keyed")
+    out = tmp_path / "out.json"
+    for seed in (0, 5):
+        evaluate(run, "--json", str(out), "--seed", str(seed))
+        noise = float(torch.rand((), generator=torch.Generator().manual_seed(seed)))
+        report = json.loads(out.read_text())
+        assert report["bpd_dequantized"] == pytest.approx((100 + noise) / (64 * math.log(2)), rel=1e-6)
+        assert (report["seed"], report["batch_size"]) == (seed, 500)
 
 
 def test_fewer_images_are_always_the_same(place, tmp_path):
@@ -318,7 +346,7 @@ def test_options_that_contradict_each_other_are_refused(uniform, tmp_path, capsy
     line = refused(capsys, "fit", *config, "--evaluation.likelihood=0")
     assert "evaluation.likelihood must be true, false or at least 1 image, got 0" in line
     line = refused(capsys, "validate", *config, f"--ckpt_path={uniform.last}", "--evaluation.likelihood=false")
-    assert "or set evaluation.likelihood to true" in line
+    assert "give evaluation.extractor and evaluation.metrics, or set evaluation.likelihood to true" in line
 
 
 # Pictures
@@ -327,7 +355,11 @@ def test_options_that_contradict_each_other_are_refused(uniform, tmp_path, capsy
 def test_plots_show_the_parts_and_what_the_pixels_allow(uniform, place, tmp_path, capsys):
     np.save(tmp_path / "noise.npy", np.random.default_rng(0).integers(0, 17, (30, 1, 8, 8)).astype(np.uint8))
     plots, out = tmp_path / "plots", tmp_path / "out.json"
+    capsys.readouterr()
     evaluate(uniform, "--plots", str(plots), "--other", str(tmp_path / "noise.npy"), "--json", str(out))
+    shown = capsys.readouterr().err
+    assert "bpd: kind exact, num_samples 1, of 200 val images\n" in shown
+    assert "8-bit" not in shown
     assert sorted(file.name for file in plots.iterdir()) == ["bits.png", "bits_per_pixel.png", "calibration.png"]
     report = json.loads(out.read_text())
     for name in ("bpd", "bpd_train", "bpd_other"):
@@ -336,7 +368,7 @@ def test_plots_show_the_parts_and_what_the_pixels_allow(uniform, place, tmp_path
     # Of equally probable levels the first is taken for the most probable one, 0.
     background = (Digits().load("val").levels == 0).mean()
     assert report["calibration_error"] == pytest.approx(background - 1 / 17, rel=1e-9)
-    assert report["n"] == 200
+    assert (report["n"], report["n_train"], report["n_other"]) == (200, 1097, 30)
     # A model whose pixels do not come to its likelihood is told so.
     line = refused(
         capsys,
@@ -345,6 +377,30 @@ def test_plots_show_the_parts_and_what_the_pixels_allow(uniform, place, tmp_path
         *("--trust", "likely", "--likelihood", "--plots", str(plots)),
     )
     assert "Uniform: its pixels come to" in line
+
+
+def test_arrays_that_are_taken_for_8_bit_pixels_are_said_to_be(uniform, tmp_path, capsys):
+    np.save(tmp_path / "bright.npy", np.full((3, 1, 8, 8), 200, np.uint8))
+    capsys.readouterr()
+    evaluate(uniform, "--other", str(tmp_path / "bright.npy"))
+    shown = capsys.readouterr().err
+    assert (
+        "bright.npy: its values go up to 200, so they are taken for 8-bit pixels and brought to the model's 17" in shown
+    )
+
+
+def test_pictures_that_cannot_be_written_are_refused_before_the_work(uniform, tmp_path, capsys, monkeypatch):
+    def work(*args):
+        raise AssertionError("the work had begun")
+
+    command = ["evaluate", str(uniform.last), "--trust", "likely", "--likelihood", "--plots"]
+    with monkeypatch.context() as patch:
+        patch.setattr("lightning_gen.commands.likelihood.score_likelihood", work)
+        for folder in (uniform.last / "plots", Path("/proc/plots")):
+            line = refused(capsys, *command, str(folder))
+            assert line.startswith(f"error: --plots {folder}: the folder cannot be made (")
+    (tmp_path / "bits.png").mkdir()
+    assert f"--plots {tmp_path / 'bits.png'}: cannot be written (" in refused(capsys, *command, str(tmp_path))
 
 
 class Terms(GenerativeModule):

@@ -14,8 +14,9 @@ from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 from torch import Tensor
 
+from lightning_gen.callbacks.evaluation import choose_images
 from lightning_gen.commands.common import add_model_options, load_generator, split_sampler_options
-from lightning_gen.commands.likelihood import check_images
+from lightning_gen.commands.likelihood import check_images, meaning
 from lightning_gen.commands.messages import CommandParser
 from lightning_gen.data import ImageDataModule, Images
 from lightning_gen.errors import InputError
@@ -30,8 +31,11 @@ DESCRIPTION = """Bound the likelihood of held-out images under a model that deco
 importance sampling. A decoder without a likelihood of its own gets Gaussian noise around its pixels, whose standard
 deviation is fitted on validation images, integrated over the levels. In expectation bpd_ais is at least the bits per
 dimension of the model: log p is bounded from below. Of images simulated from the model it is bounded from the other
-side, too: the gap between the two says how far the figure can be trusted, and shrinks as --steps grow."""
+side, too: the gap between the two says how far the figure can be trusted, and shrinks as --steps grow. Noise is drawn
+for --batch_size chains at once, so figures are the same twice for the same --seed and --batch_size."""
 FIT_IMAGES = 100
+LEAST_FIT_IMAGES = 20
+LOW_ACCEPTANCE = 0.2
 
 
 class Decoder(NamedTuple):
@@ -93,7 +97,8 @@ def run(args: Sequence[str]) -> None:
             "part": options.part,
             "given_labels": model.conditional,
             "num_samples": options.chains,
-            **{name: options[name] for name in ("chains", "steps", "leapfrog", "schedule", "simulated", "seed")},
+            **{name: options[name] for name in ("chains", "steps", "leapfrog", "schedule", "simulated")},
+            **{name: options[name] for name in ("seed", "batch_size")},
             "weights": options.weights,
             "checkpoint": options.checkpoint,
             "images_seen": model.images_seen,
@@ -156,29 +161,43 @@ def check_model(model: GenerativeModule, options: Namespace) -> None:
         raise InputError(f"{name} draws its images without latents: there is nothing to anneal")
 
 
-def choose(data: ImageDataModule, model: GenerativeModule, options: Namespace) -> tuple[Images, Images]:
-    """Return the images to score and validation images to fit the noise on: others, as far as there are any."""
-    held_out, validation = data.images(options.part), data.images("val")
-    order = torch.randperm(len(held_out.levels), generator=torch.Generator().manual_seed(0)).numpy()
-    rows = order[: options.n]
-    fit_rows = torch.randperm(len(validation.levels), generator=torch.Generator().manual_seed(0)).numpy()[-FIT_IMAGES:]
+def choose(data: ImageDataModule, model: GenerativeModule, options: Namespace) -> tuple[Images, Images | None]:
+    """Return the images to score, and the validation images to fit the noise on: none of those; None without a fit.
 
-    def take(images: Images, rows: Any) -> Images:
-        rows = sorted(rows.tolist())
-        return Images(images.levels[rows], images.labels[rows] if model.conditional else None)
+    Raises:
+        InputError: where the images to score leave too few validation images.
+    """
 
-    return take(held_out, rows), take(validation, fit_rows)
+    def take(images: Images, rows: Tensor) -> Images:
+        places = rows.numpy()
+        return Images(images.levels[places], images.labels[places] if model.conditional else None)
+
+    held_out = data.images(options.part)
+    rows = choose_images(len(held_out.levels), options.n)
+    if isinstance(model, HasLatentLikelihood) or options.sigma is not None:
+        return take(held_out, rows), None
+    validation = data.images("val")
+    free = torch.ones(len(validation.levels), dtype=torch.bool)
+    if options.part == "val":
+        free[rows] = False
+        if (left := int(free.sum())) < LEAST_FIT_IMAGES:
+            raise InputError(
+                f"--n {options.n} leaves {left} of {len(free)} validation images to fit the noise on, and at least "
+                f"{LEAST_FIT_IMAGES} are needed: lower --n, give --part test, or give --sigma"
+            )
+    order = torch.randperm(len(free), generator=torch.Generator().manual_seed(0))
+    return take(held_out, rows), take(validation, order[free[order]][-FIT_IMAGES:].sort().values)
 
 
-def observe(model: GenerativeModule, fitting: Images, options: Namespace) -> tuple[Decoder, dict[str, Any]]:
+def observe(model: GenerativeModule, fitting: Images | None, options: Namespace) -> tuple[Decoder, dict[str, Any]]:
     """Return the model with its observation model, and facts about that."""
     if isinstance(model, HasLatentLikelihood):
         return Decoder(model), {"observation": "the model's own"}
     decoder = GaussianDecoder(model.spec, model.normal_latents(), model.pixel_mean, options.sigma or 1.0)
     facts = {"observation": "discretized Gaussian", "sigma_images": 0}
-    if options.sigma is None:
+    if fitting is not None:
         say(f"fitting the noise on {len(fitting.levels)} validation images ...")
-        decoder.fit(*tensors(fitting, model), generator_of(model, options, "fit"))
+        decoder.fit(*tensors(fitting, model), generator_of(model, options, "fit"), options.batch_size)
         facts["sigma_images"] = len(fitting.levels)
     return Decoder(decoder), {"sigma": decoder.noise.sigma, **facts}
 
@@ -200,9 +219,13 @@ def score(
     bound = torch.cat(found)
     metric = BitsPerDimension(model.spec, model.conditional)
     metric.update(bound, "ais", method.chains)
+    figures = metric.compute()
+    say(meaning(metric.facts, options.part))
     ess, rates = torch.cat(ess), torch.cat(rates)
+    for line in doubts(ess, rates, method.chains):
+        say(line)
     return {
-        **metric.compute(),
+        **figures,
         "log_p": float(bound.mean()),
         "log_p_se": standard_error(bound),
         "effective_sample_size": float(ess.mean()),
@@ -241,6 +264,23 @@ def score_simulated(
         "gap_nats_largest": float(gap.max()),
         "gap_bpd": -float(bits_per_dimension(gap.mean(), model.spec)),
     }
+
+
+def doubts(ess: Tensor, acceptance: Tensor, chains: int) -> list[str]:
+    """Return lines that say why the bound of images is loose.
+
+    Args:
+        ess: effective sample sizes (N,).
+        acceptance: of proposals, (N,); not a number where there were none.
+        chains: for each image.
+    """
+    found = []
+    # Of few chains even like-minded ones are worth little more than one.
+    if chains > 1 and ess.mean() < min(1.5, 1 + 0.2 * (chains - 1)):
+        found.append(f"chains disagree: {chains} are worth {ess.mean():.2g} on average: raise --steps")
+    if acceptance.mean() < LOW_ACCEPTANCE:
+        found.append(f"chains hardly move: {acceptance.mean():.2g} of proposals are accepted: raise --steps")
+    return found
 
 
 def standard_error(values: Tensor) -> float:

@@ -24,7 +24,7 @@ import lightning_gen.metrics as metrics
 from lightning_gen.callbacks.evaluation import draw_samples, neighbour_sheet, sample_labels, set_references
 from lightning_gen.callbacks.grid import save_png
 from lightning_gen.commands.common import add_model_options, find_device, load_generator, split_sampler_options
-from lightning_gen.commands.likelihood import check_has_likelihood, check_images, score_parts
+from lightning_gen.commands.likelihood import check_has_likelihood, check_images, meaning, score_parts
 from lightning_gen.commands.messages import CommandParser
 from lightning_gen.data import Images, Source
 from lightning_gen.data.images import ARRAYS, read_images
@@ -283,6 +283,7 @@ def score_likelihoods(options: Namespace) -> None:
     """Take the likelihood of held-out images, and with --plots or --other that of further ones."""
     model, checkpoint = load_generator(options, [])
     check_has_likelihood(model, options.checkpoint)
+    model.seed = options.seed  # of noise that a model keys on its own seed
     data = load_data(checkpoint[CHECKPOINT_KEY], options.trust)
     check_images(data)
     parts = {options.part: data.images(options.part)}
@@ -290,9 +291,17 @@ def score_likelihoods(options: Namespace) -> None:
         parts["train"] = data.images("train")
     if options.other:
         other, own = read(options.other, (model.spec.height, model.spec.width))
+        brightest, count = other.levels.max(), model.spec.levels
+        if is_array(options.other) and count <= brightest and count < 256:
+            print(
+                f"{options.other}: its values go up to {brightest}, so they are taken for 8-bit pixels and brought to "
+                f"the model's {count} levels",
+                file=sys.stderr,
+            )
         parts["other"] = Images(to_reference(other.levels, own, model.spec, options.other), other.labels)
     figures, facts, pictures = score_parts(model, parts, options.part, options)
     print_figures(figures)
+    print(meaning(facts, options.part), file=sys.stderr)
     for picture in pictures:
         print(f"written to {Path(options.plots) / picture}", file=sys.stderr)
     if options.json:
@@ -302,6 +311,7 @@ def score_likelihoods(options: Namespace) -> None:
             "images_seen": model.images_seen,
             "weights": options.weights,
             "seed": options.seed,
+            "batch_size": options.batch_size,
         }
         write_json(Path(options.json), flat({**figures, **facts}))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lightning_gen.commands.plots import heat_picture, histogram_picture, reliab
 from lightning_gen.data import ImageDataModule, Images
 from lightning_gen.errors import InputError
 from lightning_gen.metrics import BitsPerDimension, Calibration, bits_per_dimension
+from lightning_gen.metrics.likelihood import figure_of
 from lightning_gen.models import GenerativeModule, HasLikelihood
 from lightning_gen.models.base import (
     HasLatentLikelihood,
@@ -51,6 +53,33 @@ def check_images(data: Any) -> None:
         raise InputError(
             f"likelihoods are of an ImageDataModule's images, and the model was trained on a {type(data).__name__}'s"
         )
+
+
+def make_folder(option: str, folder: Path) -> None:
+    """Make a folder that pictures are to be written to, before the work.
+
+    Raises:
+        InputError: where that cannot be done.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{option} {folder}: the folder cannot be made ({error.strerror}): give another name"
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{option} {folder}: nothing can be written there: check its permissions")
+
+
+def meaning(facts: dict[str, Any], part: str) -> str:
+    """Return one line that says what a figure is: kind, samples, images, and whether they are given labels.
+
+    Args:
+        facts: of :class:`~lightning_gen.metrics.BitsPerDimension`.
+        part: whose images they are.
+    """
+    images = f"{facts['n']} {part} images" + (" given their labels" if facts["given_labels"] else "")
+    return f"{figure_of(facts['kind'])}: kind {facts['kind']}, num_samples {facts['num_samples']}, of {images}"
 
 
 def of_part(figure: str, part: str) -> str:
@@ -90,8 +119,9 @@ class LikelihoodScore:
         except InputError as error:
             raise InputError(f"{error} ({name} images)") from error
         if held_out:
-            self.facts = metric.facts
+            self.facts |= metric.facts
         else:
+            self.facts[f"n_{name}"] = metric.facts["n"]
             figures = {of_part(figure, name): value for figure, value in figures.items()}
         self.figures |= figures
         self.bits[name] = bits_per_dimension(nats, self.model.spec).numpy()
@@ -99,8 +129,7 @@ class LikelihoodScore:
         return Images(images.levels[rows], None if images.labels is None else images.labels[rows])
 
     def plot(self, folder: Path, images: Images) -> list[str]:
-        """Write pictures into ``folder`` and return their names: a histogram, and what the model's pixels allow."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write a histogram, and what the model's pixels allow, into ``folder``, which exists; return their names."""
         pictures = {"bits.png": histogram_picture(self.bits, "bits per dimension")}
         terms, calibration = self._pixels(images)
         if terms is not None:
@@ -116,7 +145,10 @@ class LikelihoodScore:
             curve = [part.numpy() for part in calibration.curve()]
             pictures["calibration.png"] = reliability_picture(*curve, self.figures["calibration_error"])
         for name, picture in pictures.items():
-            save_png(picture, folder / name)
+            try:
+                save_png(picture, folder / name)
+            except OSError as error:
+                raise InputError(f"--plots {folder / name}: cannot be written ({error.strerror or error})") from error
         return list(pictures)
 
     def _pixels(self, images: Images) -> tuple[np.ndarray | None, Calibration | None]:
@@ -156,7 +188,12 @@ def score_parts(
         parts: images by name; the held-out part's figure has the plain name.
         held_out: which of them that is.
         options: of the command line.
+
+    Raises:
+        InputError: where the folder of pictures cannot be made, before any likelihood is taken.
     """
+    if options.plots:
+        make_folder("--plots", Path(options.plots))
     scores = LikelihoodScore(model, options)
     scored = {name: scores.score(name, images, name == held_out) for name, images in parts.items()}
     written = scores.plot(Path(options.plots), scored[held_out]) if options.plots else []

@@ -30,7 +30,7 @@ class OneLineErrors:
     def error(self, message: str, ex: Exception | None = None) -> None:
         key, text = condense(message, self)
         if self.exit_on_error:
-            key = self.shown.format(key)
+            key = self.shown.format(key) if key else ""
             raise InputError(f"{key}: {text}" if key else text)
         raise InputError(f"{BEGIN}{key}{MIDDLE}{text}{END}")
 
@@ -101,6 +101,8 @@ def condense(message: str, parser: ArgumentParser) -> tuple[str, str]:
         return "", f"the config cannot be read: {' '.join(configs[1].split())}"
     if "Unexpected config" in message:
         return "", "a config must be a mapping of keys, such as model: and data:"
+    if choice := re.search(r"argument (?:-\w, ?)?-*([\w.\-]+)[^:]*: (invalid choice: .*)", message, re.DOTALL):
+        return ".".join(part for part in (key, choice[1]) if part), " ".join(choice[2].split())
     value = _given(message)
     if (path := _class_path(message)) is not None:
         return key, no_class(path, message)

@@ -424,7 +424,7 @@ class TrainingCLI(LightningCLI):
             say(f"note: the run began with seed {stored['seed']} and keeps it for its noise")
 
     def _introduce(self, model: ImageModule) -> None:
-        sizes = ", ".join(f"{name} {count:,}" for name, count in count_parameters(model).items())
+        sizes = ", ".join(f"{name} {count:,}" for name, count in count_parameters(model).items()) or "no"
         size = "x".join(map(str, model.spec.shape))
         verb = "continuing" if self.resumed else "training"
         where = f" in {self.folder.path}" if self.folder is not None else ""
@@ -458,7 +458,7 @@ class TrainingCLI(LightningCLI):
             return
         results = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         if not results:
-            off = " or set evaluation.likelihood to true" if isinstance(self.model, HasLikelihood) else ""
+            off = ", or set evaluation.likelihood to true" if isinstance(self.model, HasLikelihood) else ""
             raise InputError(f"nothing to report: give evaluation.extractor and evaluation.metrics{off}")
         for name, value in results.items():
             print(f"{name:<32} {value:.6g}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -380,6 +380,7 @@ class GaussianDecoder:
         levels: Tensor,
         labels: Tensor | None,
         generator: torch.Generator,
+        batch_size: int = 500,
         chains: int = 4,
         rounds: int = 60,
         transitions: int = 5,
@@ -396,26 +397,38 @@ class GaussianDecoder:
             levels: images (N, C, H, W), validation data.
             labels: (N,), or None.
             generator: on the device of the images.
+            batch_size: most chains at once, or those of one image.
             chains: chains for each image.
             rounds: of EM.
             transitions: Hamiltonian transitions in a round.
             leapfrog: gradient evaluations of one.
         """
-        latent = self.draw_prior(chains * len(levels), generator).unflatten(0, (chains, len(levels)))
+        latents = self.draw_prior(chains * len(levels), generator).unflatten(0, (chains, len(levels)))
+        size = max(1, batch_size // chains)
+        latents, images = list(latents.split(size, 1)), levels.split(size)
+        classes = [None] * len(images) if labels is None else labels.split(size)
+        log_steps = [torch.full((len(part),), math.log(1 / leapfrog), device=levels.device) for part in images]
         with torch.no_grad():
-            residual = self.spec.to_unit(levels) - self.means(latent, labels)
-            self._set(max(float(residual.square().mean().sqrt()), 1 / self.spec.levels))
-        log_step = torch.full((len(levels),), math.log(1 / leapfrog), device=levels.device)
+            squares = [
+                (self.spec.to_unit(part) - self.means(latent, own)).square().sum()
+                for part, own, latent in zip(images, classes, latents, strict=True)
+            ]
+        residual = math.sqrt(float(torch.stack(squares).sum()) / (chains * levels.numel()))
+        self._set(max(residual, 1 / self.spec.levels))
         found = []
         for _ in range(rounds):
-            target = self.target(levels, labels)
-            state = State.at(target, latent)
-            for _ in range(transitions):
-                state, rate = hamiltonian_transition(target, state, 1.0, log_step.exp(), leapfrog, generator)
-                log_step = log_step + ADAPTATION * (rate.mean(0) - 0.65)
-            latent = state.latent
-            with torch.no_grad():
-                found.append(self._most_likely_noise(levels, self.means(latent, labels)))
+            means = []
+            for i, (part, own) in enumerate(zip(images, classes, strict=True)):
+                target = self.target(part, own)
+                state = State.at(target, latents[i])
+                for _ in range(transitions):
+                    step_size = log_steps[i].exp()
+                    state, rate = hamiltonian_transition(target, state, 1.0, step_size, leapfrog, generator)
+                    log_steps[i] = log_steps[i] + ADAPTATION * (rate.mean(0) - 0.65)
+                latents[i] = state.latent
+                with torch.no_grad():
+                    means.append(self.means(state.latent, own))
+            found.append(self._most_likely_noise(images, means))
             self._set(math.exp(found[-1]))
         last = found[-max(1, rounds // 3) :]
         self._set(math.exp(sum(last) / len(last)))
@@ -424,12 +437,13 @@ class GaussianDecoder:
     def _set(self, sigma: float) -> None:
         self.noise = DiscretizedGaussian(self.spec, sigma)
 
-    def _most_likely_noise(self, levels: Tensor, means: Tensor) -> float:
-        """Return the best log of sigma near the present one, by golden sections."""
-        low, high = self.noise.bins(levels, means.dtype)
+    def _most_likely_noise(self, images: Sequence[Tensor], means: Sequence[Tensor]) -> float:
+        """Return the best log of sigma near the present one, by golden sections, of chunks of levels and means."""
+        chunks = [(*self.noise.bins(levels, mean.dtype), mean) for levels, mean in zip(images, means, strict=True)]
 
         def nats(log_sigma: float) -> float:
-            return float(DiscretizedGaussian(self.spec, math.exp(log_sigma)).log_prob_of_bins(low, high, means).mean())
+            noise = DiscretizedGaussian(self.spec, math.exp(log_sigma))
+            return sum(float(noise.log_prob_of_bins(*chunk).mean()) * chunk[-1].numel() for chunk in chunks)
 
         golden = (math.sqrt(5) - 1) / 2
         middle = math.log(self.noise.sigma)

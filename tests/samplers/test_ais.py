@@ -215,8 +215,17 @@ def test_noise_of_a_linear_decoder_is_found(generator):
     weight = 0.25 * torch.randn(30, 3, generator=generator)
     decoder = GaussianDecoder(spec, 3, lambda z, labels: (z @ weight.T).view(-1, 1, 5, 6), 0.12)
     levels = decoder.draw_levels(decoder.draw_prior(80, generator), generator=generator)
-    other = GaussianDecoder(spec, 3, decoder.decode, 1.0)
-    assert other.fit(levels, None, generator, rounds=30) == pytest.approx(0.12, rel=0.04)
+    sizes = []
+
+    def decode(latent, labels):
+        sizes.append(len(latent))
+        return decoder.decode(latent, labels)
+
+    for batch_size, most in ((500, 320), (100, 100)):
+        sizes.clear()
+        other = GaussianDecoder(spec, 3, decode, 1.0)
+        assert other.fit(levels, None, generator, batch_size, rounds=30) == pytest.approx(0.12, rel=0.04)
+        assert max(sizes) == most
 
 
 def test_discrete_images_of_a_decoder_sum_to_one(generator):
