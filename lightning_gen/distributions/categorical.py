@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_gen.distributions.components import Components, Statistics, rows_by_component
+from lightning_gen.distributions.components import (
+    Components,
+    Statistics,
+    add_statistics,
+    rows_at_once,
+    rows_by_component,
+)
 from lightning_gen.errors import InputError
 
 NOTHING = 2.0**-60  # of an image
@@ -96,9 +102,17 @@ class CategoricalComponents(Components):
     def row_cost(self) -> int:
         return self.dims + self.count
 
-    def prepare(self, x: Tensor, generator: torch.Generator) -> None:
-        counts = self.statistics(x, x.new_ones(len(x), 1, dtype=torch.float64))["levels"][0]
+    def prepare(self, x: Tensor) -> None:
+        counts = self._counts_of(x, "levels")[0]
         self.prior.copy_(self.smoothing / self.levels + self.shared / len(x) * counts @ self.channel)
+
+    def _counts_of(self, x: Tensor, *names: str) -> list[Tensor]:
+        """Return these statistics of all rows of x, as of one component."""
+        total: Statistics = {}
+        for part in x.split(rows_at_once(self.row_cost)):
+            found = self.statistics(part, x.new_ones(len(part), 1, dtype=torch.float64))
+            add_statistics(total, {name: found[name][0] for name in names})
+        return [total[name] for name in names]
 
     def _cells(self, x: Tensor) -> Tensor:
         """Return, for levels x (B, D), which of the D L cells of a table each pixel falls into."""

@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 
 from lightning_gen.distributions.categorical import CategoricalComponents, count_cells, quantile
-from lightning_gen.distributions.components import Statistics, rows_by_component
+from lightning_gen.distributions.components import MOST_BYTES, Statistics, rows_by_component
 from lightning_gen.errors import InputError
-
-MOST_BYTES = 2 * 2**30
 
 
 class TreeComponents(CategoricalComponents):
@@ -54,12 +52,8 @@ class TreeComponents(CategoricalComponents):
     def row_cost(self) -> int:
         return len(self.i) + self.dims + self.count
 
-    def prepare(self, x: Tensor, generator: torch.Generator) -> None:
-        rows = max(1, 2**21 // self.row_cost)
-        shares = x.new_ones(rows, 1, dtype=torch.float64)
-        parts = [self.statistics(part, shares[: len(part)]) for part in x.split(rows)]
-        levels = sum(part["levels"] for part in parts)[0]
-        pairs = sum(part["pairs"] for part in parts)[0]
+    def prepare(self, x: Tensor) -> None:
+        levels, pairs = self._counts_of(x, "levels", "pairs")
         weight = self.shared / len(x)
         self.level_prior.copy_(self.smoothing / self.levels + weight * levels @ self.channel)
         self.prior.copy_(self.smoothing / self.levels**2 + weight * self._blurred(pairs))

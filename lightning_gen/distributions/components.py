@@ -11,6 +11,9 @@ from lightning_gen.errors import InputError
 
 Statistics = dict[str, Tensor]
 
+CHUNK = 2**21  # numbers, 16 MiB: what the work on one chunk of images takes at once
+MOST_BYTES = 2 * 2**30  # of what grows with the square of the number of pixels
+
 
 class Components(nn.Module, ABC):
     r"""K distributions :math:`p(x \mid k)` of vectors of D numbers, fitted by expectation maximisation.
@@ -51,7 +54,7 @@ class Components(nn.Module, ABC):
     def row_cost(self) -> int:
         """Numbers that the work on one image takes at once: what the size of chunks is chosen by."""
 
-    def prepare(self, x: Tensor, generator: torch.Generator) -> None:
+    def prepare(self, x: Tensor) -> None:
         """Take from first data (N, D) what a prior needs, before any other method; by default nothing."""
 
     @abstractmethod
@@ -72,7 +75,11 @@ class Components(nn.Module, ABC):
 
     def start(self, x: Tensor, shares: Tensor) -> None:
         """Set first parameters from data (N, D) and their shares (N, K), each row all in one component."""
-        self.update(self.statistics(x, shares))
+        total: Statistics = {}
+        rows = rows_at_once(self.row_cost)
+        for part, share in zip(x.split(rows), shares.split(rows), strict=True):
+            add_statistics(total, self.statistics(part, share))
+        self.update(total)
 
     @abstractmethod
     def log_prior(self) -> Tensor:
@@ -89,6 +96,20 @@ class Components(nn.Module, ABC):
     @abstractmethod
     def complete(self, x: Tensor, known: Tensor, component: Tensor, generator: torch.Generator) -> Tensor:
         """Return x (B, D) with the other dimensions drawn given the known ones and the component (B,) of each row."""
+
+
+def rows_at_once(row_cost: int) -> int:
+    """Return how many images of this cost make a chunk; at least one."""
+    return max(1, CHUNK // row_cost)
+
+
+def add_statistics(total: Statistics, more: Statistics) -> None:
+    """Add ``more`` to ``total`` in place, which may be empty."""
+    for name, value in more.items():
+        if name in total:
+            total[name] += value
+        else:
+            total[name] = value.clone()
 
 
 def rows_by_component(component: Tensor) -> list[tuple[int, Tensor]]:

@@ -7,7 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_gen.distributions.components import Components, Statistics, rows_by_component, rows_by_mask
+from lightning_gen.distributions.components import (
+    MOST_BYTES,
+    Components,
+    Statistics,
+    rows_by_component,
+    rows_by_mask,
+)
 from lightning_gen.errors import InputError
 
 LOG_TWO_PI = math.log(2 * math.pi)
@@ -58,19 +64,24 @@ class GaussianComponents(Components):
         self.noise_variance = noise_variance
         self.prior_strength = prior_strength
         self.prior_variance = prior_variance
-        self.register_buffer("prior", self._prior_of(torch.eye(dims, dtype=torch.float64)))
+        self.register_buffer("prior", prior_variance * self._identity())
         self.hold("mean", torch.zeros(count, dims, dtype=torch.float64))
         self._begin(variance)
 
-    def _prior_of(self, covariance: Tensor) -> Tensor:
-        """Return v M, (D, D) or its diagonal (D,), for the covariance of all data."""
-        return self.prior_variance * covariance.diagonal()
+    def _identity(self) -> Tensor:
+        """Return M before any data, (D, D) or its diagonal (D,)."""
+        return torch.ones(self.dims, dtype=torch.float64)
 
-    def prepare(self, x: Tensor, generator: torch.Generator) -> None:
-        covariance = x.T.cov(correction=0).view(self.dims, self.dims)
+    def _spread_of(self, x: Tensor) -> Tensor:
+        """Return the covariance of x (N, D), (D, D), or its diagonal (D,)."""
+        return x.var(0, correction=0)
+
+    def prepare(self, x: Tensor) -> None:
+        spread = self._spread_of(x)
+        variances = spread.diagonal() if spread.dim() == 2 else spread
         # Where data never vary, and have no noise either, the prior must still be proper.
-        covariance.diagonal().add_(self.noise_variance).clamp_(min=1e-9)
-        self.prior.copy_(self._prior_of(covariance))
+        variances.add_(self.noise_variance).clamp_(min=1e-9)
+        self.prior.copy_(self.prior_variance * spread)
 
     def _begin(self, variance: float) -> None:
         raise NotImplementedError
@@ -123,7 +134,19 @@ class FullGaussianComponents(GaussianComponents):
     r"""Gaussians with full covariances, kept as whitenings :math:`W_k = L_k^{-1}` of :math:`\Sigma_k = L_k L_k^T`.
 
     Arguments are those of :class:`GaussianComponents`.
+
+    Raises:
+        InputError: where the covariances would take more than 2 GiB.
     """
+
+    def __init__(self, count: int, dims: int, **options: float):
+        needed = 8 * count * dims**2
+        if needed > MOST_BYTES:
+            raise InputError(
+                f"full covariances of {dims} pixels and {count} components need {needed / 2**30:,.1f} GiB, and 2 are "
+                "allowed: take covariance low_rank or diagonal, fewer components, or smaller images"
+            )
+        super().__init__(count, dims, **options)
 
     def _begin(self, variance: float) -> None:
         eye = torch.eye(self.dims, dtype=torch.float64) / math.sqrt(variance)
@@ -145,8 +168,11 @@ class FullGaussianComponents(GaussianComponents):
     def _log_determinant(self) -> Tensor:
         return -2 * self.whitening.diagonal(dim1=1, dim2=2).log().sum(1)
 
-    def _prior_of(self, covariance: Tensor) -> Tensor:
-        return self.prior_variance * covariance
+    def _identity(self) -> Tensor:
+        return torch.eye(self.dims, dtype=torch.float64)
+
+    def _spread_of(self, x: Tensor) -> Tensor:
+        return x.T.cov(correction=0).view(self.dims, self.dims)
 
     def _precision_trace(self, matrix: Tensor | None = None) -> Tensor:
         moved = self.whitening if matrix is None else self.whitening @ matrix

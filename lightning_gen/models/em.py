@@ -12,18 +12,19 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_gen.data import Batch
 from lightning_gen.distributions import dequantization_noise
-from lightning_gen.distributions.components import Statistics
+from lightning_gen.distributions.components import Statistics, add_statistics, rows_at_once
 from lightning_gen.errors import InputError
 from lightning_gen.models.base import GenerativeModule, Likelihood, keyed_seed
 from lightning_gen.networks.mlp import check_positive
 from lightning_gen.spec import ImageSpec
 
-CHUNK = 2**21  # numbers, 16 MiB: what the work on one chunk of images takes at once
 RESTART_STEPS = 5
+BIC_EVALUATIONS = 2**17  # of images, each as often as the likelihood takes noises
 
 
 class ExpectationMaximisation(GenerativeModule):
@@ -36,11 +37,13 @@ class ExpectationMaximisation(GenerativeModule):
 
     The first ``start_images`` of the stream are kept until parameters are chosen from them: each restart begins from
     another k-means++ clustering (Arthur and Vassilvitskii 2007); of several, each takes five EM steps on these images,
-    and the one with the best penalised objective stays.
+    and the one with the best penalised objective stays. Parameters that a run was given (``--init_from``) are a start
+    themselves, with their priors; none is chosen then.
 
-    After each pass ``train/objective`` is logged, the log likelihood with the log prior in nats per image that training
-    raises and never lowers, and ``train/bic``, :math:`-2 \log L + p \log N` (Schwarz 1978) with p free parameters.
-    Training ends by itself once a pass gains less than ``tolerance``.
+    After each pass ``train/objective`` is logged, in nats per image: the log likelihood with the log prior, as training
+    sees it, which raises it and never lowers it. With blur, or noise that dequantizes, it is an expectation over these,
+    and no likelihood. Training ends by itself once a pass gains less than ``tolerance``; at its end :meth:`bic` is
+    printed. Changed (augmented) images are refused: passes over them would not be of the same images.
 
     Args:
         spec: the images.
@@ -74,9 +77,9 @@ class ExpectationMaximisation(GenerativeModule):
         self.restarts = restarts
         self.tolerance = tolerance
         self.passes = 0
-        self.started = False
         self.pass_images: int | None = None
         self.register_buffer("objective", torch.tensor(-torch.inf, dtype=torch.float64))
+        self.register_buffer("started", torch.tensor(False))  # stored with the parameters: whoever has them has a start
         self._statistics: Statistics = {}
         self._kept: list[tuple[Tensor, Tensor | None]] = []
 
@@ -154,7 +157,7 @@ class ExpectationMaximisation(GenerativeModule):
         return torch.stack(bounds).logsumexp(0) - math.log(self.noises)
 
     def observed(self, levels: Tensor, known: Tensor, labels: Tensor | None, generator: torch.Generator) -> Tensor:
-        """Return data (B, D) of which the known pixels count.
+        """Return data (B, D) of a chunk of images, of which the known pixels count.
 
         Dequantization noise is drawn from its posterior given them, among as many as the likelihood takes.
         """
@@ -162,8 +165,11 @@ class ExpectationMaximisation(GenerativeModule):
         if not self.dequantized:
             return x
         noises = torch.rand(self.noises, *x.shape, dtype=x.dtype, device=x.device, generator=generator) - 0.5
-        scores = torch.stack([self.known_log_density(x + noise, known, labels) for noise in noises], 1)
-        return x + noises[draw_rows(scores, generator), torch.arange(len(x), device=x.device)]
+        # All noises at once: what depends on a mask alone, such as factors of covariances, is then computed once.
+        repeated = None if labels is None else labels.repeat(self.noises)
+        scores = self.known_log_density((x + noises).flatten(0, 1), known.repeat(self.noises, 1), repeated)
+        chosen = draw_rows(scores.view(self.noises, -1).T, generator)
+        return x + noises[chosen, torch.arange(len(x), device=x.device)]
 
     # --- the protocol ---------------------------------------------------------------------------------------------
 
@@ -216,8 +222,12 @@ class ExpectationMaximisation(GenerativeModule):
         generator = generator or self.fresh_generator()
         levels, labels = self.check_images(levels), self.known_labels(labels, len(levels))
         mask = check_mask(known, levels)
-        drawn = self.draw_missing(self.observed(levels, mask, labels, generator), mask, labels, generator)
-        return torch.where(mask.view_as(levels), levels, self.levels_of(drawn))
+        drawn, masks = [], iter(mask.split(self._rows(self.noises)))
+        for chunk, own in self.chunks(levels, labels, self.noises):
+            part = next(masks)
+            x = self.observed(chunk, part, own, generator)
+            drawn.append(self.levels_of(self.draw_missing(x, part, own, generator)))
+        return torch.where(mask.view_as(levels), levels, torch.cat(drawn))
 
     def diagnostics(self, batch: Batch) -> dict[str, Tensor]:
         """Return the log likelihood of each image in nats: held-out images below training images are overfitting."""
@@ -231,9 +241,12 @@ class ExpectationMaximisation(GenerativeModule):
         """Return checked labels where the model heeds them, else None."""
         return None if labels is None or not self.conditional else self.check_labels(labels, n)
 
-    def chunks(self, levels: Tensor, labels: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
-        """Cut images into chunks of bounded cost; at least one, which may be empty."""
-        rows = max(1, CHUNK // self.row_cost)
+    def _rows(self, times: int = 1) -> int:
+        return rows_at_once(times * self.row_cost)
+
+    def chunks(self, levels: Tensor, labels: Tensor | None, times: int = 1) -> list[tuple[Tensor, Tensor | None]]:
+        """Cut images into chunks of bounded cost, each image ``times`` at once; at least one, which may be empty."""
+        rows = self._rows(times)
         return list(
             zip(
                 levels.split(rows),
@@ -249,6 +262,10 @@ class ExpectationMaximisation(GenerativeModule):
         if precision.endswith("-true") and precision not in ("32-true", "64-true"):
             raise InputError(f"{type(self).__name__} is fitted in float64: use trainer.precision 32-true")
         data = getattr(self.trainer, "datamodule", None)
+        if getattr(data, "augment", ()):
+            raise InputError(
+                f"{type(self).__name__}: EM goes over the same images again and again: leave data.augment out"
+            )
         self.pass_images = len(data.images("train").levels) if hasattr(data, "images") else None
         if self.pass_images is not None and not self.trainer.fast_dev_run:  # which never gets as far as the start
             self.check_enough(self.pass_images)
@@ -276,6 +293,52 @@ class ExpectationMaximisation(GenerativeModule):
                 self._conclude_pass(self.pass_images)
         self.count_step()
         self.count_images(batch)
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        if self.trainer.fast_dev_run or not self.images_seen:
+            return
+        name = type(self).__name__
+        if not self.started:
+            rank_zero_warn(
+                f"{name}: training ended after {self.images_seen:,} images, before its parameters were chosen from the "
+                f"first {self._start_ends():,}: they are untouched; raise budget.images, or lower start_images"
+            )
+        elif not self.passes:
+            rank_zero_warn(
+                f"{name}: training ended after {self.images_seen:,} images, before one pass over all "
+                f"{self.pass_images:,}: parameters are those it started from; raise budget.images"
+            )
+        elif self.pass_images is not None:
+            self._print_bic(self.trainer.datamodule.images("train"))
+
+    def _print_bic(self, images: Any) -> None:
+        count = min(len(images.levels), max(1, BIC_EVALUATIONS // self.noises))
+        rows = (torch.arange(count) * len(images.levels) // count).numpy()
+        rank, world = self.ranks
+        own = rows[rank::world]
+        labels = torch.from_numpy(images.labels[own]) if self.conditional else None
+        total = self.likelihood(torch.from_numpy(images.levels[own]), labels).nats.sum()
+        if world > 1:
+            torch.distributed.all_reduce(total)
+        value = self.bic(float(total) * len(images.levels) / count, len(images.levels))
+        kind = "dequantized" if self.dequantized else "exact"
+        self.print(
+            f"BIC {value:,.1f}: {kind} log likelihood{' given labels' * self.conditional} of "
+            f"{len(images.levels):,} training images" + f" (estimated from {count:,})" * (count < len(images.levels))
+        )
+
+    def bic(self, log_likelihood: float, images: int) -> float:
+        r"""Return :math:`-2 \log L + p \log N` (Schwarz 1978), of the model's own likelihood: lower is better.
+
+        Where it is class-conditional, that is the likelihood given labels, and shares of classes are none of the p free
+        parameters. A bound in its place (of dequantized levels) raises the figure.
+
+        Args:
+            log_likelihood: log L, in nats, of all training images.
+            images: their number N.
+        """
+        return -2 * log_likelihood + (self.free_parameters - (self.groups - 1)) * math.log(images)
 
     def _start_ends(self) -> int:
         return min(self.start_images, self.pass_images or self.start_images)
@@ -319,7 +382,6 @@ class ExpectationMaximisation(GenerativeModule):
         if world > 1:  # threads of k-means may add up in another order on another rank
             for value in [*self.parameters(), *self.buffers()]:
                 torch.distributed.broadcast(value.data, src=0)
-        self.started = True
         kept, self._kept = self._kept, []
         for part in kept:
             self._take(*part)
@@ -336,12 +398,14 @@ class ExpectationMaximisation(GenerativeModule):
         for restart in range(self.restarts):
             self.start(levels, labels, keyed_seed(self.seed, "start", restart) % 2**32)
             if self.restarts == 1:
-                return
+                break
             for _ in range(RESTART_STEPS):
                 objective = self.em_step(levels, labels)
             if objective > best:
                 best, best_state = objective, {name: value.clone() for name, value in self.state_dict().items()}
-        self.load_state_dict(best_state)
+        if best_state is not None:
+            self.load_state_dict(best_state)
+        self.started.fill_(True)
 
     @torch.no_grad()
     def em_step(self, levels: Tensor, labels: Tensor | None = None) -> float:
@@ -365,26 +429,36 @@ class ExpectationMaximisation(GenerativeModule):
                 name: part.view_as(value) for (name, value), part in zip(statistics.items(), parts, strict=True)
             }
         images = float(statistics["images"])
-        log_likelihood = statistics["log_likelihood"]
-        objective = (log_likelihood + self.log_prior()) / images
+        objective = (statistics["log_likelihood"] + self.log_prior()) / images
         if not torch.isfinite(objective):
             raise InputError(f"{type(self).__name__}: the log likelihood is not finite: raise the prior's strength")
         self.maximisation(statistics)
         gain = float(objective - self.objective)
         self.objective.copy_(objective)
         self.passes += 1
-        bic = -2 * log_likelihood + self.free_parameters * math.log(images)
-        self.track(objective=objective, log_likelihood=log_likelihood / images, bic=bic)
-        if self.passes > 1 and gain < self.tolerance and self._trainer is not None:
+        self.track(objective=objective)
+        # Without a tolerance even a loss, which is rounding, ends nothing.
+        if self.passes > 1 and self.tolerance and gain < self.tolerance and self._trainer is not None:
             self.trainer.should_stop = True
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
     def counters(self) -> dict[str, int]:
-        return {"passes": self.passes, "started": int(self.started)}
+        return {"passes": self.passes}
 
     def load_counters(self, counters: dict[str, int]) -> None:
-        self.passes, self.started = counters["passes"], bool(counters["started"])
+        self.passes = counters["passes"]
+
+    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load as torch does; parameters of which some are missing are no start, so that one is chosen after all."""
+        found = super().load_state_dict(state_dict, strict, assign)
+        if found.missing_keys and self.started:
+            rank_zero_warn(
+                f"{type(self).__name__}: only some of its parameters were given: they will be chosen anew from the "
+                "first images"
+            )
+            self.started.fill_(False)
+        return found
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -409,20 +483,12 @@ class ExpectationMaximisation(GenerativeModule):
             own["kept"] = [part for cut in zip(*(each["kept"] for each in everyones), strict=True) for part in cut]
         else:
             own = {
-                "kept": [_to(part, "cpu", 0) for part in everyones[0]["kept"]],
+                # As many as the first rank has now: parts of all ranks are put together one by one.
+                "kept": [_to(part, "cpu", 0) for each in everyones for part in each["kept"]],
                 "statistics": {name: torch.zeros_like(value) for name, value in everyones[0]["statistics"].items()},
             }
         self._kept = [_to(part, self.device) for part in own["kept"]]
         self._statistics = {name: value.to(self.device) for name, value in own["statistics"].items()}
-
-
-def add_statistics(total: Statistics, more: Statistics) -> None:
-    """Add ``more`` to ``total`` in place, which may be empty."""
-    for name, value in more.items():
-        if name in total:
-            total[name] += value
-        else:
-            total[name] = value.clone()
 
 
 def _to(part: tuple[Tensor, Tensor | None], device: Any, rows: int | None = None) -> tuple[Tensor, Tensor | None]:

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gen.distributions import CategoricalComponents, Components, DiagonalGaussianComponents
-from lightning_gen.distributions.components import Statistics
+from lightning_gen.distributions.components import Statistics, add_statistics, rows_at_once
 from lightning_gen.errors import InputError
 from lightning_gen.models.em import ExpectationMaximisation, draw_rows, kmeans
 from lightning_gen.networks.mlp import check_positive
 from lightning_gen.spec import ImageSpec
+
+KMEANS_STEPS = 100_000  # steps of images that k-means sees; it takes all of a start of fewer
 
 
 class CategoricalEmission:
@@ -77,6 +79,9 @@ class HiddenMarkovModel(ExpectationMaximisation):
     been taken out. A homogeneous model has one transition matrix and the same emissions at all steps; else each step
     has its own, and a state means another thing at each place. First distributions and rows of transitions have
     Dirichlet priors as strong as one image.
+
+    A start clusters steps with those before them. Where steps share their parameters, k-means sees as many of the first
+    images as have 100,000 steps, and the others' steps go to the nearest centre.
 
     Args:
         spec: the images.
@@ -214,29 +219,50 @@ class HiddenMarkovModel(ExpectationMaximisation):
     def start(self, levels: Tensor, labels: Tensor | None, seed: int) -> None:
         steps = self.to_steps(self.data_of(levels))
         groups = torch.zeros(len(steps), dtype=torch.int64, device=steps.device) if labels is None else labels
-        around = self._surroundings(self.to_steps(levels.flatten(1).to(torch.float64)))
+        plain = self.to_steps(levels.flatten(1))
         state = torch.zeros(len(steps), self.steps, dtype=torch.int64, device=steps.device)
         for group in range(self.groups):
             rows = torch.nonzero(groups == group)[:, 0]
             if self.homogeneous:
-                mine = around[rows].flatten(0, 1)
-                state[rows] = kmeans(mine, self.states, seed).view(len(rows), self.steps)
+                state[rows] = self._cluster(plain[rows], seed)
             else:
                 for t in range(self.steps):
-                    state[rows, t] = kmeans(around[rows, t], self.states, seed)
-        generator = torch.Generator(steps.device).manual_seed(seed)
+                    state[rows, t] = kmeans(self._surroundings(plain[rows], t, t + 1)[:, 0], self.states, seed)
         for number, part in enumerate(self.parts):
-            part.prepare(steps.flatten(0, 1) if self.homogeneous else steps[:, number], generator)
-        shares = nn.functional.one_hot(groups[:, None] * self.states + state, self.groups * self.states)
-        shares = shares.to(torch.float64).view(len(steps), self.steps, self.groups, self.states)
-        pairs = torch.einsum("btgi,btgj->tgij", shares[:, :-1], shares[:, 1:])
-        self.maximisation(self._sums(steps, shares.permute(1, 2, 0, 3), pairs))
+            part.prepare(steps.flatten(0, 1) if self.homogeneous else steps[:, number])
+        total: Statistics = {}
+        own = (groups[:, None] * self.states + state).split(self._rows())
+        for part, labelled in zip(steps.split(self._rows()), own, strict=True):
+            shares = nn.functional.one_hot(labelled, self.groups * self.states).to(torch.float64)
+            shares = shares.view(len(part), self.steps, self.groups, self.states)
+            pairs = torch.einsum("btgi,btgj->tgij", shares[:, :-1], shares[:, 1:])
+            add_statistics(total, self._sums(part, shares.permute(1, 2, 0, 3), pairs))
+        self.maximisation(total)
 
-    def _surroundings(self, steps: Tensor) -> Tensor:
-        """Return each step (B, T, M) with those before it, one row back: alone, a white pixel is like any other."""
+    def _cluster(self, plain: Tensor, seed: int) -> Tensor:
+        """Return the cluster (B, T) of each step of levels (B, T, M), by its surroundings."""
+        seen = max(1, KMEANS_STEPS // self.steps)
+        first = self._surroundings(plain[:seen]).flatten(0, 1)
+        cluster = kmeans(first, self.states, seed)
+        if len(plain) <= seen:
+            return cluster.view(len(plain), self.steps)
+        # Clusters that k-means of few distinct steps leaves out have no centre.
+        centres = torch.stack([first[cluster == k].mean(0) for k in cluster.unique()])
+        cost = self.steps * (first.shape[1] + len(centres))
+        out = [
+            torch.cdist(self._surroundings(part).flatten(0, 1), centres).argmin(1).view(-1, self.steps)
+            for part in plain[seen:].split(rows_at_once(cost))
+        ]
+        return torch.cat([cluster.view(-1, self.steps), *out])
+
+    def _surroundings(self, steps: Tensor, first: int = 0, stop: int | None = None) -> Tensor:
+        """Return steps (B, T, M) ``first`` to ``stop`` with those before each, one row back, float64: alone, a white
+        pixel is like any other."""
+        stop = self.steps if stop is None else stop
         back = 1 if self.scan == "rows" else self.spec.width
         padded = nn.functional.pad(steps, (0, 0, back, 0))
-        return torch.cat([padded[:, back - lag : back - lag + self.steps] for lag in range(back + 1)], 2)
+        lags = [padded[:, back - lag + first : back - lag + stop] for lag in range(back + 1)]
+        return torch.cat(lags, 2).to(torch.float64)
 
     def _sums(self, steps: Tensor, shares: Tensor, pairs: Tensor) -> Statistics:
         """Return statistics from posterior shares of states (T, G, B, S) and of transitions (T - 1, G, S, S)."""

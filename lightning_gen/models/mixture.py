@@ -29,7 +29,8 @@ class Mixture(ExpectationMaximisation):
     r"""Mixture of K components, :math:`p(x) = \sum_k w_k\, p(x \mid k)`, fitted by EM (Dempster et al. 1977).
 
     A class-conditional one has K components of each class's own, :math:`p(x \mid y) = \sum_k w_{yk}\, p(x \mid y, k)`.
-    Weights have a Dirichlet prior as strong as one image in each component.
+    Weights have a Dirichlet prior as strong as one image in each component. Even given labels, all components of all
+    classes are evaluated.
 
     Args:
         spec: the images.
@@ -91,7 +92,7 @@ class Mixture(ExpectationMaximisation):
             rows = torch.nonzero(groups == group)[:, 0]
             cluster = kmeans(flat[rows], self.components, seed)
             shares[rows, group * self.components + cluster] = 1
-        self.parts.prepare(x, torch.Generator(x.device).manual_seed(seed))
+        self.parts.prepare(x)
         self.parts.start(x, shares)
         self._set_weights(shares.sum(0))
 
@@ -203,8 +204,8 @@ class GaussianMixture(Mixture):
         return kind(count, self.spec.dims, **options)
 
 
-class CategoricalMixture(Mixture):
-    r"""Mixture of products of independent categoricals over levels; with one component, independent pixels.
+class TableMixture(Mixture):
+    """Mixture of components that keep tables of levels.
 
     Args:
         spec: the images.
@@ -220,7 +221,7 @@ class CategoricalMixture(Mixture):
         InputError: for numbers out of range.
     """
 
-    parts_class = CategoricalComponents
+    parts_class: type[CategoricalComponents]
 
     def __init__(
         self,
@@ -251,11 +252,48 @@ class CategoricalMixture(Mixture):
         return self.parts_class(count, self.spec.dims, self.spec.levels, **self._tables)
 
 
-class ChowLiuMixture(CategoricalMixture):
+class CategoricalMixture(TableMixture):
+    """Mixture of products of independent categoricals over levels; with one component, independent pixels.
+
+    Arguments are those of :class:`TableMixture`.
+    """
+
+    parts_class = CategoricalComponents
+
+    @torch.no_grad()
+    def pixel_log_probs(self, levels: Tensor, labels: Tensor | None = None) -> Tensor:
+        r"""Return predictions of each pixel from those before it, in the order of levels (C, H, W), channels first.
+
+        .. math:: \log p(x_d = l \mid x_{<d}) = \log \sum_k p(k \mid x_{<d})\, \theta_{kd}(l)
+
+        By the chain rule, those of the levels that are there sum to the likelihood.
+
+        Args:
+            levels: images (B, C, H, W).
+            labels: classes (B,) for a class-conditional model; None leaves the class to be inferred.
+
+        Returns:
+            Log probabilities of all levels, float64 (B, C, H, W, L).
+        """
+        levels, labels = self.check_images(levels), self.known_labels(labels, len(levels))
+        parts = [self._predict(*chunk) for chunk in self.chunks(levels, labels)]
+        return torch.cat(parts).view(*levels.shape, self.spec.levels)
+
+    def _predict(self, levels: Tensor, labels: Tensor | None) -> Tensor:
+        x, table = self.data_of(levels), self.parts.table
+        joint = self.log_mixing(labels).expand(len(x), -1)  # of the component and the pixels so far
+        out = joint.new_empty(len(x), self.spec.dims, self.spec.levels)
+        for d in range(self.spec.dims):
+            out[:, d] = (joint.softmax(1) @ table[:, d].exp()).log()
+            joint = joint + table[:, d, x[:, d]].T
+        return out
+
+
+class ChowLiuMixture(TableMixture):
     """Mixture of trees, each the best for its images (Chow and Liu 1968, Meila and Jordan 2000).
 
     Every pixel depends on one other; which, each component learns. Memory grows with the square of pixels times levels:
-    sizes whose counts would take more than 2 GiB are refused. Arguments are those of :class:`CategoricalMixture`.
+    sizes whose counts would take more than 2 GiB are refused. Arguments are those of :class:`TableMixture`.
     """
 
     parts_class = TreeComponents
@@ -285,7 +323,14 @@ class Uniform(GenerativeModule):
         nats = torch.full((len(levels),), -self.spec.dims * math.log(self.spec.levels), dtype=torch.float64)
         return Likelihood(nats.to(levels.device), "exact")
 
+    def pixel_log_probs(self, levels: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return -log L for each level of each pixel, float64 (B, C, H, W, L)."""
+        levels = self.spec.check(levels)
+        shape = (*levels.shape, self.spec.levels)
+        return torch.full(shape, -math.log(self.spec.levels), dtype=torch.float64, device=levels.device)
+
     def sample(self, n: int, labels: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw ``n`` images of independent, uniform levels; labels do not matter."""
         generator = generator or self.fresh_generator()
         return torch.randint(
             self.spec.levels, (n, *self.spec.shape), generator=generator, device=self.device, dtype=torch.uint8
@@ -294,6 +339,7 @@ class Uniform(GenerativeModule):
     def complete(
         self, levels: Tensor, known: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
+        """Draw the pixels where the mask ``known``, which can be broadcast to levels, is false, uniformly."""
         levels = self.spec.check(levels)
         mask = check_mask(known, levels).view_as(levels)
         return torch.where(mask, levels, self.sample(len(levels), generator=generator))

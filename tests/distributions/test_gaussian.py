@@ -47,7 +47,7 @@ def shares_of(n=60, seed=1):
 
 def fitted(kind, **options) -> GaussianComponents:
     parts = KINDS[kind](K, D, **options)
-    parts.prepare(data(), torch.Generator())
+    parts.prepare(data())
     hard = torch.nn.functional.one_hot(torch.arange(60) % K, K).double()
     parts.start(data(), hard)
     for _ in range(3):
@@ -210,3 +210,12 @@ def test_numbers_out_of_range_are_refused(kind, options):
 def test_a_rank_that_is_no_low_rank_is_refused(rank):
     with pytest.raises(InputError, match=r"rank must be 1 \.\. 4"):
         LowRankGaussianComponents(K, D, rank=rank)
+
+
+def test_covariances_that_do_not_fit_memory_are_refused_with_the_remedy():
+    with pytest.raises(InputError, match=r"need 18\.0 GiB, and 2 are allowed: take covariance low_rank or diagonal"):
+        FullGaussianComponents(1, 49_152)
+    for make in (KINDS["low_rank"], DiagonalGaussianComponents):  # which keep nothing of that size
+        parts = make(1, 49_152)
+        parts.prepare(torch.zeros(2, 49_152, dtype=torch.float64))
+        assert parts.prior.shape == (49_152,)

@@ -36,7 +36,7 @@ def shares_of(n=50, seed=1):
 
 def fitted(kind, **options):
     parts = kind(K, D, L, **options)
-    parts.prepare(data(), torch.Generator())
+    parts.prepare(data())
     parts.update(parts.statistics(data(), shares_of()))
     return parts
 

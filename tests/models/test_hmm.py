@@ -7,7 +7,8 @@ import pytest
 import torch
 from hmmlearn.hmm import CategoricalHMM, GaussianHMM
 
-from lightning_gen.models import HiddenMarkovModel
+from lightning_gen.models import HiddenMarkovModel, hmm
+from lightning_gen.models.em import kmeans
 from lightning_gen.models.hmm import CategoricalEmission, GaussianEmission
 from lightning_gen.spec import ImageSpec
 
@@ -151,3 +152,32 @@ def test_conditional_states_never_leave_their_class():
         statistics = model.expectation(levels, labels)
     torch.testing.assert_close(statistics["initial"].sum(1), torch.tensor([2.0, 4.0]).double())
     torch.testing.assert_close(statistics["transition"].sum((0, 2, 3)), torch.tensor([4.0, 8.0]).double())
+
+
+@pytest.mark.parametrize("scan", ["rows", "pixels"])
+def test_k_means_sees_some_steps_and_the_others_go_to_the_nearest_centre(scan, monkeypatch):
+    model = HiddenMarkovModel(SPEC, S, scan)
+    plain = model.to_steps(images(40).flatten(1))
+    seen = []
+    monkeypatch.setattr(hmm, "kmeans", lambda x, *more: (seen.append(x), kmeans(x, *more))[1])
+    monkeypatch.setattr(hmm, "KMEANS_STEPS", 15 * model.steps)
+    found = model._cluster(plain, 0)
+    [first] = seen
+    # Each step with those before it, one by one.
+    back = 1 if scan == "rows" else SPEC.width
+    zero = torch.zeros(plain.shape[2])
+    around = torch.stack(
+        [
+            torch.cat([image[t - lag] if t >= lag else zero for lag in range(back + 1)])
+            for image in plain
+            for t in range(model.steps)
+        ]
+    ).double()
+    assert torch.equal(first, around[: 15 * model.steps])
+    cluster = kmeans(first, S, 0).numpy()
+    centres = np.stack([first.numpy()[cluster == k].mean(0) for k in range(S)])
+    others = around[len(first) :].numpy()
+    distance = ((others[:, None] - centres) ** 2).sum(2)
+    chosen = found.flatten()[len(first) :].numpy()
+    np.testing.assert_array_equal(found.flatten()[: len(first)], cluster)
+    np.testing.assert_allclose(distance[np.arange(len(others)), chosen], distance.min(1), atol=1e-9)

@@ -15,9 +15,10 @@ from sklearn.mixture import GaussianMixture as Sklearn
 
 import lightning_gen
 from lightning_gen.cli import main
-from lightning_gen.data import Digits, ImageDataModule
+from lightning_gen.commands.training import initialise_from
+from lightning_gen.data import Digits, ImageDataModule, RandomShift
 from lightning_gen.data.source import Images, Source
-from lightning_gen.distributions import Components
+from lightning_gen.distributions import Components, FullGaussianComponents, components
 from lightning_gen.errors import InputError
 from lightning_gen.models import (
     CategoricalMixture,
@@ -25,8 +26,10 @@ from lightning_gen.models import (
     GaussianMixture,
     HasCompletion,
     HasLikelihood,
+    HasPixelPredictions,
     HiddenMarkovModel,
     Uniform,
+    em,
 )
 from lightning_gen.models.em import kmeans
 from lightning_gen.models.hmm import GaussianEmission
@@ -113,13 +116,71 @@ def test_all_81_probabilities_sum_to_one(make, conditional):
 
 
 @pytest.mark.parametrize("make", DENSITIES.values(), ids=DENSITIES)
-def test_dequantized_bounds_sum_to_at_most_one(make):
+def test_dequantized_bounds_sum_to_what_lies_inside_the_bins(make):
+    """A mean of densities is an unbiased estimate of the integral over a bin, which quadrature gives."""
     model = fitted(make)
     likelihood = model.likelihood(EVERY)
     assert (likelihood.kind, likelihood.num_samples) == ("dequantized", 4)
-    assert (
-        0.2 < float(likelihood.nats.exp().sum()) < 1.02
-    )  # the mean of unbiased estimates of what lies inside the bins
+    nodes, weights = (torch.from_numpy(each) for each in np.polynomial.legendre.leggauss(6))
+    line = torch.cat([nodes / 2 + middle for middle in (-1, 0, 1)])
+    inside = torch.cartesian_prod(*[line] * 4)
+    mass = torch.cartesian_prod(*[(weights / 2).repeat(3)] * 4).prod(1)
+    with torch.no_grad():
+        density = torch.cat([model.log_density(part, None).exp() for part in inside.split(20_000)])
+    expected = float(density @ mass)
+    model.noises = 25
+    sums = torch.empty(30, dtype=torch.float64)
+    for model.seed in range(30):
+        sums[model.seed] = model.likelihood(EVERY).nats.exp().sum()
+    error = float(sums.std()) / 30**0.5
+    assert error < 0.01
+    assert abs(float(sums.mean()) - expected) < 4 * error
+    assert expected < 1
+
+
+@conditional
+@pytest.mark.parametrize("make", EXACT.values(), ids=EXACT)
+def test_no_model_beats_the_entropy_of_independent_pixels(make, conditional):
+    """Gibbs' inequality, of a model of images like these and of one of other images."""
+    source = torch.Generator().manual_seed(1)
+    chance = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.3, 0.3, 0.4], [0.05, 0.9, 0.05]], dtype=torch.float64)
+    entropy = -float((chance * chance.log()).sum())
+    drawn = torch.multinomial(chance, 6_400, replacement=True, generator=source).T.to(torch.uint8).view(-1, 1, 2, 2)
+    labels = torch.arange(6_400) % 2 if conditional else None
+    alike, held_out = make(conditional=conditional), slice(400, None)
+    alike.choose_start(drawn[:400], None if labels is None else labels[:400])
+    for _ in range(10):
+        alike.em_step(drawn[:400], None if labels is None else labels[:400])
+    for model in (alike, fitted(make, conditional)):
+        for given in (None, labels):
+            nats = model.likelihood(drawn[held_out], None if given is None else given[held_out]).nats
+            assert float(nats.mean()) < -entropy + 4 * float(nats.std()) / 6_000**0.5
+    assert float(alike.likelihood(drawn[held_out]).nats.mean()) > -entropy - 0.1  # so near that the test can fail
+
+
+@conditional
+@pytest.mark.parametrize("smoothing", [1.0, 1e-3])
+def test_pixel_predictions_are_the_models_conditionals_and_sum_to_the_likelihood(conditional, smoothing):
+    model = fitted(lambda **more: CategoricalMixture(TINY, 3, smoothing=smoothing, **more), conditional)
+    for labels in (None, torch.arange(81) % 2):
+        found = model.pixel_log_probs(EVERY, labels)
+        terms = found.gather(-1, EVERY.long()[..., None]).flatten(1).sum(1)
+        torch.testing.assert_close(terms, model.likelihood(EVERY, labels).nats, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(found.logsumexp(-1), torch.zeros(81, 1, 2, 2).double(), rtol=0, atol=1e-12)
+    # By sums over all images: of the third pixel, given the two before it.
+    joint = model.likelihood(EVERY, torch.ones(81, dtype=torch.int64)).nats.exp().view(9, 3, 3).sum(2)
+    expected = (joint / joint.sum(1, keepdim=True)).log().repeat_interleave(9, 0)
+    found = model.pixel_log_probs(EVERY, torch.ones(81, dtype=torch.int64))[:, 0, 1, 0]
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_predictions_are_offered_by_models_whose_pixels_can_be_read_in_order():
+    assert isinstance(CategoricalMixture(TINY), HasPixelPredictions)
+    assert not any(isinstance(make(), HasPixelPredictions) for name, make in ALL.items() if name != "categorical")
+    floor = Uniform(TINY)
+    assert isinstance(floor, HasPixelPredictions)
+    terms = floor.pixel_log_probs(EVERY).gather(-1, EVERY.long()[..., None]).flatten(1).sum(1)
+    torch.testing.assert_close(terms, floor.likelihood(EVERY).nats)
 
 
 @conditional
@@ -244,20 +305,46 @@ def test_one_em_step_equals_scikit_learns(covariance, monkeypatch):
     np.testing.assert_allclose(found.detach(), oracle.covariances_, rtol=1e-7)
 
 
-def test_bic_is_scikit_learns(quiet_trainer):
-    figures = {}
-    model = GaussianMixture(TINY, 2)
-    model.parts.noise_variance = 0.0
-    track = model.track
-    model.track = lambda **values: (figures.update(values), track(**values))
-    fit(model, quiet_trainer, 60, passes=1)  # logged of the parameters before the M step: start anew, and ask again
-    figures.clear()
+def printed_bic(out):
+    [line] = [line for line in out.splitlines() if line.startswith("BIC ")]
+    return float(line.split()[1].rstrip(":").replace(",", "")), line
+
+
+def test_bic_is_scikit_learns():
+    model = fitted(DENSITIES["full"])
     oracle = Sklearn(2)
     oracle.weights_, oracle.means_ = model.log_weights.detach().exp()[0].numpy(), model.parts.mean.detach().numpy()
     oracle.precisions_cholesky_ = model.parts.whitening.detach().transpose(1, 2).numpy()
-    expected = oracle.bic(model.data_of(images()[0]).numpy())
-    fit(model, quiet_trainer, 60, images_seen=120)
-    assert float(figures["bic"]) == pytest.approx(expected, rel=1e-9)
+    x = model.data_of(images()[0])
+    with torch.no_grad():
+        found = model.bic(float(model.log_density(x, None).sum()), 60)
+    assert found == pytest.approx(oracle.bic(x.numpy()), rel=1e-9)
+
+
+@conditional
+@pytest.mark.parametrize("name", ["categorical", "trees", "full", "rows"])
+def test_the_bic_printed_at_the_end_is_of_the_models_own_likelihood(name, conditional, quiet_trainer, capsys):
+    """Neither of the blurred images that training assigns, nor of an expectation over noise."""
+    model = ALL[name](conditional=conditional)
+    fit(model, quiet_trainer, 60, passes=4)
+    found, line = printed_bic(capsys.readouterr().out)
+    levels, labels = images()
+    nats = model.likelihood(levels, labels).nats  # of a class-conditional model, given labels
+    parameters = model.free_parameters - conditional  # the second class's share is none of log p(x | y)
+    assert found == pytest.approx(-2 * float(nats.sum()) + parameters * math.log(60), abs=0.06)
+    assert ("given labels" in line) == conditional
+    assert ("dequantized" in line) == (name == "full")
+    assert not {"bic", "log_likelihood"} & model.tracked().keys()
+
+
+def test_bic_of_many_images_is_estimated_from_some(quiet_trainer, capsys, monkeypatch):
+    monkeypatch.setattr(em, "BIC_EVALUATIONS", 80)
+    model = DENSITIES["full"]()
+    fit(model, quiet_trainer, 60, passes=2)
+    found, line = printed_bic(capsys.readouterr().out)
+    nats = model.likelihood(images()[0][::3]).nats
+    assert found == pytest.approx(-6 * float(nats.sum()) + model.free_parameters * math.log(60), abs=0.06)
+    assert "estimated from 20" in line
 
 
 @pytest.mark.parametrize("make", DENSITIES.values(), ids=DENSITIES)
@@ -342,6 +429,7 @@ def test_restarts_take_the_best_start():
     chosen.choose_start(levels, None)
     best = CategoricalMixture(TINY, 6)
     best.start(levels, None, lightning_gen.models.base.keyed_seed(0, "start", int(np.argmax(objectives))) % 2**32)
+    best.started.fill_(True)
     for _ in range(5):
         best.em_step(levels)
     states_equal(chosen, best)
@@ -351,6 +439,50 @@ def test_restarts_take_the_best_start():
 def test_kmeans_of_few_distinct_rows_gives_each_its_own():
     x = torch.tensor([[1.0], [3.0], [1.0], [2.0]])
     assert kmeans(x, 5, 0).tolist() == [0, 2, 0, 1]
+
+
+@conditional
+@pytest.mark.parametrize("make", ALL.values(), ids=ALL)
+def test_a_start_in_chunks_is_the_start_of_all_images(make, conditional, monkeypatch):
+    levels, labels = images()
+    labels = labels if conditional else None
+    whole, cut = make(conditional=conditional), make(conditional=conditional)
+    whole.choose_start(levels, labels)
+    rows = []
+    for kind in {type(part) for part in cut.modules() if isinstance(part, Components)}:
+
+        def noting(self, x, shares, statistics=kind.statistics):
+            rows.append(len(x))
+            return statistics(self, x, shares)
+
+        monkeypatch.setattr(kind, "statistics", noting)
+    monkeypatch.setattr(components, "CHUNK", 7 * cut.row_cost)
+    cut.choose_start(levels, labels)
+    states_equal(whole, cut, rtol=1e-9, atol=1e-12)
+    if not isinstance(cut, HiddenMarkovModel):  # whose statistics are of steps
+        assert max(rows, default=0) <= 7
+
+
+@pytest.mark.parametrize("make", ALL.values(), ids=ALL)
+def test_completions_are_drawn_in_chunks_of_bounded_cost(make, monkeypatch):
+    model = fitted(make)
+    rows, draw_missing = [], model.draw_missing
+    model.draw_missing = lambda x, *more: (rows.append(len(x)), draw_missing(x, *more))[1]
+    monkeypatch.setattr(components, "CHUNK", 5 * model.noises * model.row_cost)
+    known = torch.rand(81, 1, 2, 2, generator=torch.Generator().manual_seed(0)) < 0.5
+    labels = torch.arange(81) % 2
+    out = model.complete(EVERY, known, labels, generator=torch.Generator().manual_seed(0))
+    assert rows == [5] * 16 + [1]
+    assert torch.equal(out[known], EVERY[known])
+    assert not torch.equal(out, EVERY)
+
+
+def test_covariances_of_a_mask_are_factored_once_for_all_noises(monkeypatch):
+    model = fitted(lambda **more: GaussianMixture(TINY, 2, noises=30, **more))
+    calls, factor = [], FullGaussianComponents._factor
+    monkeypatch.setattr(FullGaussianComponents, "_factor", lambda self, k: (calls.append(k), factor(self, k))[1])
+    model.complete(EVERY, torch.tensor([[True, False], [True, False]]))
+    assert sorted(calls) == [0, 0, 1, 1]  # to choose noises, and then components
 
 
 # --- passes -----------------------------------------------------------------------------------------------------------
@@ -387,7 +519,7 @@ def test_resuming_is_exact(make, at, quiet_trainer, tmp_path):
     resumed = make(**options)
     fit(resumed, quiet_trainer, 7, images_seen=210, ckpt_path=tmp_path / "broken.ckpt", weights_only=True)
     assert resumed.images_seen == unbroken.images_seen == 210
-    assert resumed.counters() == unbroken.counters() == {"passes": 3, "started": 1}
+    assert resumed.counters() == unbroken.counters() == {"passes": 3}
     states_equal(resumed, unbroken, rtol=0, atol=0)
 
 
@@ -404,6 +536,72 @@ def test_a_checkpoint_of_more_ranks_gives_its_sums_to_one(quiet_trainer, tmp_pat
     other.on_load_checkpoint(stored)
     for name, value in own.items():
         torch.testing.assert_close(other._statistics[name], value)
+
+
+def test_a_checkpoint_before_the_start_is_resumed_on_more_ranks(quiet_trainer, tmp_path, monkeypatch):
+    """Saved on two ranks and resumed on three, whose parts are put together one by one, as at a start."""
+    source = CategoricalMixture(TINY, 2, start_images=20)
+    fit(source, quiet_trainer, 7, images_seen=14).save_checkpoint(tmp_path / "one.ckpt")
+    stored = torch.load(tmp_path / "one.ckpt", weights_only=True)
+    [own] = stored["expectation_maximisation"]
+    assert [len(part[0]) for part in own["kept"]] == [7, 7]
+    halves = [{"kept": [(part[0][cut], None) for part in own["kept"]], "statistics": {}} for cut in ([0, 1], [2, 3, 4])]
+    stored["expectation_maximisation"] = halves
+    kept = []
+    for rank in range(3):
+        monkeypatch.setattr(CategoricalMixture, "ranks", (rank, 3))
+        other = CategoricalMixture(TINY, 2, start_images=20)
+        other.on_load_checkpoint(stored)
+        kept.append([part[0] for part in other._kept])
+    together = torch.cat([part for cut in zip(*kept, strict=True) for part in cut])
+    assert torch.equal(together, torch.cat([part[0][:5] for part in own["kept"]]))
+
+
+@pytest.mark.parametrize("name", ["trees", "full", "rows"])
+def test_training_from_given_parameters_begins_at_them(name, quiet_trainer, tmp_path, capsys):
+    given = ALL[name](tolerance=0.0)
+    fit(given, quiet_trainer, 60, passes=2).save_checkpoint(tmp_path / "given.ckpt")
+    model = ALL[name](tolerance=0.0)
+    initialise_from(model, tmp_path / "given.ckpt")
+    fit(model, quiet_trainer, 60, passes=1)
+    given.em_step(images()[0])
+    model.objective.copy_(given.objective)
+    states_equal(model, given, rtol=1e-9, atol=1e-9)
+
+
+def test_parameters_of_which_some_do_not_fit_are_no_start(quiet_trainer, tmp_path):
+    fit(CategoricalMixture(TINY, 2), quiet_trainer, 60, passes=2).save_checkpoint(tmp_path / "given.ckpt")
+    model, plain = CategoricalMixture(TINY, 5, tolerance=0.0), CategoricalMixture(TINY, 5, tolerance=0.0)
+    with pytest.warns(UserWarning, match="only some of its parameters were given: they will be chosen anew"):
+        initialise_from(model, tmp_path / "given.ckpt")
+    for each in (model, plain):
+        fit(each, quiet_trainer, 60, passes=2)
+    states_equal(model, plain, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("images_seen", "match"),
+    [
+        (14, r"after 14 images, before its parameters were chosen from the first 20.* raise budget.images"),
+        (49, "before one pass over all 60"),
+    ],
+)
+def test_a_run_that_is_too_short_says_so(images_seen, match, quiet_trainer, capsys):
+    with pytest.warns(UserWarning, match=match):
+        fit(CategoricalMixture(TINY, 2, start_images=20), quiet_trainer, 7, images_seen=images_seen)
+    assert "BIC" not in capsys.readouterr().out
+
+
+def test_without_a_tolerance_rounding_ends_nothing(quiet_trainer):
+    model = CategoricalMixture(TINY, 1, tolerance=0.0)  # at its best after one pass
+    fit(model, quiet_trainer, 60, passes=9)
+    assert model.passes == 9
+
+
+def test_augmented_images_are_refused(quiet_trainer):
+    data = ImageDataModule(Tiny(), batch_size=20, augment=[RandomShift(1)])
+    with pytest.raises(InputError, match=r"leave data\.augment out"):
+        quiet_trainer().fit(CategoricalMixture(TINY, 2), datamodule=data)
 
 
 def test_training_stops_by_itself_when_a_pass_gains_too_little(quiet_trainer):
@@ -524,7 +722,7 @@ def test_two_ranks_equal_one(tmp_path, monkeypatch):
     )
     assert done.returncode == 0, done.stderr
     one, two = (torch.load(RunFolder(Path(f"runs/on{n}/version_0")).last, weights_only=True) for n in (1, 2))
-    assert two["lightning_gen"]["counters"] == one["lightning_gen"]["counters"] == {"passes": 3, "started": 1}
+    assert two["lightning_gen"]["counters"] == one["lightning_gen"]["counters"] == {"passes": 3}
     for name, value in one["state_dict"].items():
         torch.testing.assert_close(two["state_dict"][name], value, rtol=1e-9, atol=1e-9)
     assert len(two["expectation_maximisation"]) == 2
