@@ -385,6 +385,11 @@ class HandWritten:
         self.loss, self.pixels = named(LOSSES, model.loss), model.loss.compares_images
         self.penalties = [(named(PENALTIES, penalty), penalty) for penalty in model.penalties]
         self.generator_penalties = [(named(GENERATOR_PENALTIES, p), p) for p in model.generator_penalties]
+        self.names: dict[int, str] = {}  # of penalties' figures: the second of a class has a number
+        for _, penalty in (*self.penalties, *self.generator_penalties):
+            name = type(penalty).__name__.lower()
+            same = sum(known.partition("_")[0] == name for known in self.names.values())
+            self.names[id(penalty)] = f"{name}_{same + 1}" if same else name
         self.critic_filters, self.generator_filters = filters(self.critic), filters(self.generator)
         self.augmentation = model.augmentation
         if self.augmentation is not None:
@@ -469,7 +474,7 @@ class HandWritten:
             if self.critic_steps_taken % options.every == 0:
                 seen = seen or Seen(real, fake, labels, real_scores, fake_scores, self.chance(n, "penalties"))
                 term = options.every * options.weight * value(self, options, seen)
-                self.figures[type(options).__name__.lower()] = term.detach()
+                self.figures[self.names[id(options)]] = term.detach()
                 loss = loss + term
         if not self.descend("critic", loss, self.critic_parameters, self.critic_optimizer, self.critic_clip):
             return False
@@ -500,14 +505,16 @@ class HandWritten:
                 with torch.no_grad():
                     real_scores = self.critic(real, labels)
             loss = self.loss.generator(real_scores, scores)
-            if self.auxiliary is not None:
-                loss = loss + self.auxiliary.generator_weight * F.cross_entropy(logits, labels)
         self.figures["loss_generator"] = loss.detach()
+        if self.auxiliary is not None:
+            term = self.auxiliary.generator_weight * F.cross_entropy(logits, labels)
+            self.figures["loss_classifier_generator"] = term.detach()
+            loss = loss + term
         for value, options in self.generator_penalties:
             if self.generator_steps_taken % options.every == 0:
                 term = value(self, options, latent, labels, self.chance(n, "generator-penalties"))
                 term = options.every * options.weight * term
-                self.figures[type(options).__name__.lower()] = term.detach()
+                self.figures[self.names[id(options)]] = term.detach()
                 loss = loss + term
         if self.descend("generator", loss, self.generator_parameters, self.generator_optimizer, self.generator_clip):
             self.generator_steps_taken += 1
