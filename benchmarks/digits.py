@@ -172,6 +172,36 @@ def runs_folder(options: argparse.Namespace) -> Iterator[None]:
     options.runs = None
 
 
+def run_script(
+    options: argparse.Namespace, work: Callable[[], None], check: Callable[[str], Any] = cli.find_config
+) -> None:
+    """Do a script's work on one thread, with a folder of runs; bad input is one line and exit code 2.
+
+    Args:
+        options: ``config`` and ``runs`` among them.
+        work: what is to be done.
+        check: called with each config before: a misspelt file is told before anything is trained.
+    """
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    try:
+        for config in options.config:
+            check(config)
+        with runs_folder(options):
+            work()
+    except InputError as error:
+        cli.fail(str(error))
+
+
+def printer(common: Mapping[str, Any]) -> Callable[[dict], dict]:
+    """Return a function that prints a line with what all lines carry, as soon as it is known, and returns it."""
+
+    def show(line: dict) -> dict:
+        print(json.dumps(finite({**line, **common}), allow_nan=False), flush=True)
+        return line
+
+    return show
+
+
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
@@ -307,8 +337,8 @@ def bic_row(mixtures: Mixtures, scorer: Scorer, options: argparse.Namespace) -> 
     )
 
 
-def config_row(config: str, scorer: Scorer, options: argparse.Namespace) -> dict:
-    """Return the row of a config, one run per seed."""
+def config_row(config: str, scorer: Scorer, options: argparse.Namespace, clock: str = "processor_seconds") -> dict:
+    """Return the row of a config, one run per seed, whose seconds are those of a clock in its summary."""
     figures, summaries = [], []
     for seed in options.seeds:
         run = trained(config, seed, Path(options.runs), options.budget)
@@ -320,7 +350,7 @@ def config_row(config: str, scorer: Scorer, options: argparse.Namespace) -> dict
         "config",
         options.seeds,
         figures,
-        [summary["processor_seconds"] for summary in summaries],
+        [summary[clock] for summary in summaries],
         n=options.n,
         checkpoint=options.checkpoint,
         checkpoint_images_seen=[summary["samples_from"] for summary in summaries],
@@ -438,14 +468,10 @@ def compare(options: argparse.Namespace, args: Sequence[str]) -> None:
     scorer = Scorer(options.part)
     mixtures = Mixtures(scorer.data.images("train").levels, scorer.data.spec.levels - 1)
     common = provenance(scorer, args)
-    rows: list[dict] = []
-
-    def show(line: dict) -> None:
-        print(json.dumps(finite(line | common), allow_nan=False), flush=True)
+    show, rows = printer(common), []
 
     def add(one: dict) -> None:
-        rows.append(one)
-        show(one)
+        rows.append(show(one))
 
     sizes = [reference["n"] for reference in common["references"].values()]
     add(row("floor: real training part against held-out part", "floor", [], [scorer.floor()], [0.0], n=sizes))
@@ -462,14 +488,7 @@ def compare(options: argparse.Namespace, args: Sequence[str]) -> None:
 def main(args: Sequence[str] | None = None) -> None:
     args = list(sys.argv[1:] if args is None else args)
     options = parse(args)
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    try:
-        for config in options.config:  # a misspelt file is told before anything is fitted
-            cli.find_config(config)
-        with runs_folder(options):
-            compare(options, args)
-    except InputError as error:
-        cli.fail(str(error))
+    run_script(options, lambda: compare(options, args))
 
 
 if __name__ == "__main__":

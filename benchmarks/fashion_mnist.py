@@ -20,21 +20,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).parent))
 
-from digits import Scorer, config_row, criterion, row, runs_folder, scoring, surroundings, train_at_once
+from digits import Scorer, config_row, criterion, printer, row, run_script, scoring, surroundings, train_at_once
 
-from lightning_gen import cli
 from lightning_gen.data import FashionMNIST
-from lightning_gen.errors import InputError
-from lightning_gen.files import finite
 from lightning_gen.metrics import FashionMNISTExtractor
 
 
@@ -45,11 +39,7 @@ def compare(options: argparse.Namespace, args: Sequence[str]) -> None:
     train_at_once(options.config, options.seeds, Path(options.runs), options.jobs, options.budget)
     scorer = Scorer(options.part, source, FashionMNISTExtractor())
     common = surroundings("fashion_mnist", args) | scoring(scorer)
-
-    def show(line: dict) -> dict:
-        print(json.dumps(finite(line | common), allow_nan=False), flush=True)
-        return line
-
+    show = printer(common)
     sizes = [reference["n"] for reference in common["references"].values()]
     floor = show(row("floor: real training part against held-out part", "floor", [], [scorer.floor()], [0.0], n=sizes))
     for config in options.config:
@@ -78,14 +68,7 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
 def main(args: Sequence[str] | None = None) -> None:
     args = list(sys.argv[1:] if args is None else args)
     options = parse(args)
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    try:
-        for config in options.config:  # a misspelt file is told before anything is trained
-            cli.find_config(config)
-        with runs_folder(options):
-            compare(options, args)
-    except InputError as error:
-        cli.fail(str(error))
+    run_script(options, lambda: compare(options, args))
 
 
 if __name__ == "__main__":

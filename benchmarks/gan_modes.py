@@ -20,7 +20,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,12 +30,11 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from digits import finished_run, runs_folder, spread, surroundings, train_at_once
+from digits import finished_run, printer, run_script, spread, surroundings, train_at_once
 
 from lightning_gen import cli
 from lightning_gen.data import GaussianGrid
 from lightning_gen.errors import InputError
-from lightning_gen.files import finite
 from lightning_gen.metrics import ModeCoverage
 from lightning_gen.metrics.base import FeatureSet, figure_name
 from lightning_gen.models import load
@@ -132,22 +130,15 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
 def main(args: Sequence[str] | None = None) -> None:
     args = list(sys.argv[1:] if args is None else args)
     options = parse(args)
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    common = surroundings("gan_modes", args)
 
-    def show(line: dict) -> None:
-        print(json.dumps(finite(line | common), allow_nan=False), flush=True)
+    def work() -> None:
+        show = printer(surroundings("gan_modes", args))
+        show(real_row(GaussianGrid(), options.n))
+        for config in options.config:
+            train_at_once([config], options.seeds, Path(options.runs), options.jobs)
+            show(config_row(config, options))
 
-    try:
-        for config in options.config:  # before anything is trained
-            check_data(config)
-        with runs_folder(options):
-            show(real_row(GaussianGrid(), options.n))
-            for config in options.config:
-                train_at_once([config], options.seeds, Path(options.runs), options.jobs)
-                show(config_row(config, options))
-    except InputError as error:
-        cli.fail(str(error))
+    run_script(options, work, check_data)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import argparse
 import importlib.metadata
 import importlib.util
-import json
 import subprocess
 import sys
 import time
@@ -45,15 +44,25 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from digits import Scorer, criterion, finished_run, fit_apart, fit_arguments, row, runs_folder, scoring, surroundings
+from digits import (
+    Scorer,
+    config_row,
+    criterion,
+    finished_run,
+    fit_apart,
+    fit_arguments,
+    printer,
+    row,
+    run_script,
+    scoring,
+    surroundings,
+)
 
-from lightning_gen import cli
 from lightning_gen.data import FashionMNIST
 from lightning_gen.data.stream import TrainStream
 from lightning_gen.errors import InputError
-from lightning_gen.files import finite, write_atomically
+from lightning_gen.files import write_atomically
 from lightning_gen.metrics import FashionMNISTExtractor
-from lightning_gen.models import load
 
 INSTALL = "torchgan is not installed: pip install --no-deps torchgan==0.1.0"
 RECIPES = {
@@ -183,27 +192,6 @@ def torchgan_row(recipe: str, scorer: Scorer, options: argparse.Namespace) -> di
     )
 
 
-def config_row(config: str, scorer: Scorer, options: argparse.Namespace) -> dict:
-    """Return the row of a config, one run per seed."""
-    figures, summaries = [], []
-    for seed in options.seeds:
-        run = finished_run(config, seed, Path(options.runs), options.budget)
-        figures.append(scorer.model(load(run.last), options.n, seed))
-        summaries.append(run.summary() | {"run": str(run.path)})
-    return row(
-        config,
-        "config",
-        options.seeds,
-        figures,
-        [summary["seconds"] for summary in summaries],
-        n=options.n,
-        images_seen=[summary["images_seen"] for summary in summaries],
-        parameters=summaries[0]["parameters"],
-        runs=[summary["run"] for summary in summaries],
-        runs_git_commit=sorted({str(summary["git_commit"]) for summary in summaries}),
-    )
-
-
 def train_ours(config: str, seed: int, options: argparse.Namespace) -> None:
     """Train a config for so many minutes in a process of its own, where it is not finished yet."""
     where = config, seed, Path(options.runs), options.budget
@@ -221,15 +209,11 @@ def compare(options: argparse.Namespace, args: Sequence[str]) -> None:
     common = surroundings("gan_torchgan", args) | scoring(scorer)
     common |= {"minutes": options.minutes, "at_once": options.at_once}
     common["versions"]["torchgan"] = importlib.metadata.version("torchgan")
-
-    def show(line: dict) -> dict:
-        print(json.dumps(finite(line | common), allow_nan=False), flush=True)
-        return line
-
+    show = printer(common)
     sizes = [reference["n"] for reference in common["references"].values()]
     floor = row("floor: real training part against held-out part", "floor", [], [scorer.floor()], [0.0], n=sizes)
     show(floor)
-    ours = [show(config_row(config, scorer, options)) for config in options.config]
+    ours = [show(config_row(config, scorer, options, "seconds")) for config in options.config]
     theirs = [show(torchgan_row(recipe, scorer, options)) for recipe in options.recipe]
     for mine in ours:
         for other in theirs:
@@ -255,28 +239,26 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--train", default=None, help=argparse.SUPPRESS)  # a process that trains one recipe, to a file
     options = parser.parse_args(args)
     options.budget = {"minutes": options.minutes}
+    options.checkpoint = "last"
     return options
 
 
 def main(args: Sequence[str] | None = None) -> None:
     args = list(sys.argv[1:] if args is None else args)
     options = parse(args)
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    try:
+
+    def work() -> None:
         if importlib.util.find_spec("torchgan") is None:
             raise InputError(INSTALL)
-        if options.train is not None:
-            source = FashionMNIST(options.root)
-            levels = torch.from_numpy(source.load("train").levels)
-            run = train_torchgan(options.recipe[0], options.seeds[0], options.minutes, levels, source.spec.to_unit)
-            write_atomically(Path(options.train), lambda temporary: torch.save(run, temporary))
-            return
-        for config in options.config:  # a misspelt file is told before anything is trained
-            cli.find_config(config)
-        with runs_folder(options):
+        if options.train is None:
             compare(options, args)
-    except InputError as error:
-        cli.fail(str(error))
+            return
+        source = FashionMNIST(options.root)
+        levels = torch.from_numpy(source.load("train").levels)
+        trained = train_torchgan(options.recipe[0], options.seeds[0], options.minutes, levels, source.spec.to_unit)
+        write_atomically(Path(options.train), lambda temporary: torch.save(trained, temporary))
+
+    run_script(options, work)
 
 
 if __name__ == "__main__":

@@ -55,14 +55,13 @@ from torch.distributions import MultivariateNormal, Normal
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from digits import Scorer, row, runs_folder, scoring, surroundings, train_at_once, trained
+from digits import Scorer, printer, row, run_script, scoring, surroundings, train_at_once, trained
 
 from lightning_gen import cli
 from lightning_gen.callbacks.evaluation import score_likelihood
 from lightning_gen.data import Digits, Images
 from lightning_gen.distributions import DiscretizedGaussian
 from lightning_gen.errors import InputError
-from lightning_gen.files import finite
 from lightning_gen.metrics import BitsPerDimension, bits_per_dimension
 from lightning_gen.metrics.likelihood import figure_of
 from lightning_gen.models import (
@@ -503,17 +502,15 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
 def main(args: Sequence[str] | None = None) -> None:
     args = list(sys.argv[1:] if args is None else args)
     options = parse(args)
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    common = surroundings("likelihood", args) | {"what": options.what}
-    common["versions"]["scikit-learn"] = importlib.metadata.version("scikit-learn")
-    try:
-        for config in options.config:  # a misspelt file is told before anything is trained
-            cli.find_config(config)
-        with runs_folder(options):
-            for line in PARTS[options.what](options):
-                print(json.dumps(finite(line | common), allow_nan=False), flush=True)
-    except InputError as error:
-        cli.fail(str(error))
+
+    def work() -> None:
+        common = surroundings("likelihood", args) | {"what": options.what}
+        common["versions"]["scikit-learn"] = importlib.metadata.version("scikit-learn")
+        show = printer(common)
+        for line in PARTS[options.what](options):
+            show(line)
+
+    run_script(options, work)
 
 
 if __name__ == "__main__":

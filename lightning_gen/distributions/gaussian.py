@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
@@ -83,22 +84,23 @@ class GaussianComponents(Components):
         variances.add_(self.noise_variance).clamp_(min=1e-9)
         self.prior.copy_(self.prior_variance * spread)
 
+    @abstractmethod
     def _begin(self, variance: float) -> None:
-        raise NotImplementedError
+        """Make the parameters, of this variance."""
 
     def expected_log_prob(self, x: Tensor) -> Tensor:
         return self.log_prob(x) - 0.5 * self.noise_variance * self._precision_trace()
 
     def log_prior(self) -> Tensor:
-        penalty = self._log_determinant() + self._precision_trace(self.prior)
-        return -0.5 * self.prior_strength * penalty.sum()
+        return -0.5 * self.prior_strength * self._prior_terms().sum()
 
+    @abstractmethod
+    def _prior_terms(self) -> Tensor:
+        """Return what the prior weighs down: log|S| + v tr(M S^-1) of each covariance S, or of the part it is on."""
+
+    @abstractmethod
     def _precision_trace(self, matrix: Tensor | None = None) -> Tensor:
         """Return the trace of each inverse covariance, (K,), or of that times a matrix, or times a diagonal (D,)."""
-        raise NotImplementedError
-
-    def _log_determinant(self) -> Tensor:
-        raise NotImplementedError
 
     def known_log_prob(self, x: Tensor, known: Tensor) -> Tensor:
         out = x.new_empty(len(x), self.count)
@@ -106,8 +108,9 @@ class GaussianComponents(Components):
             out[rows] = self._known_log_prob(x[rows], mask)
         return out
 
+    @abstractmethod
     def _known_log_prob(self, x: Tensor, mask: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Return log p of the dimensions of one mask (D,), (B, K)."""
 
     def complete(self, x: Tensor, known: Tensor, component: Tensor, generator: torch.Generator) -> Tensor:
         # All normal numbers at once: a row's own do not depend on what the other rows are.
@@ -126,8 +129,9 @@ class GaussianComponents(Components):
         """Standard normal numbers that one draw takes."""
         return self.dims
 
+    @abstractmethod
     def _missing(self, k: int, x: Tensor, mask: Tensor, normal: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Return the other dimensions of x (B, D) drawn from component k given those of the mask, by normal numbers."""
 
 
 class FullGaussianComponents(GaussianComponents):
@@ -164,6 +168,9 @@ class FullGaussianComponents(GaussianComponents):
         white = (x @ self.whitening.view(-1, self.dims).T).view(len(x), self.count, self.dims)
         white = white - (self.whitening @ self.mean[:, :, None])[:, :, 0]
         return -0.5 * (white.square_().sum(2) + self._log_determinant() + self.dims * LOG_TWO_PI)
+
+    def _prior_terms(self) -> Tensor:
+        return self._log_determinant() + self._precision_trace(self.prior)
 
     def _log_determinant(self) -> Tensor:
         return -2 * self.whitening.diagonal(dim1=1, dim2=2).log().sum(1)
@@ -264,6 +271,9 @@ class DiagonalGaussianComponents(GaussianComponents):
         square = x.square() @ (1 / variance).T - 2 * x @ (mean / variance).T + (mean.square() / variance).sum(1)
         return -0.5 * (square + (variance.log() + LOG_TWO_PI).sum(1))
 
+    def _prior_terms(self) -> Tensor:
+        return self._log_determinant() + self._precision_trace(self.prior)
+
     def _log_determinant(self) -> Tensor:
         return self.variance.log().sum(1)
 
@@ -351,8 +361,8 @@ class LowRankGaussianComponents(GaussianComponents):
     def _precision_trace(self, matrix: Tensor | None = None) -> Tensor:
         return (1 / self.psi).sum(1) - self._root()[1].square().sum((1, 2))
 
-    def log_prior(self) -> Tensor:
-        return -0.5 * self.prior_strength * (self.psi.log() + self.prior / self.psi).sum()
+    def _prior_terms(self) -> Tensor:
+        return self.psi.log() + self.prior / self.psi
 
     def statistics(self, x: Tensor, shares: Tensor) -> Statistics:
         root, gain = self._root()

@@ -88,7 +88,12 @@ class ExpectationMaximisation(GenerativeModule):
     @property
     @abstractmethod
     def free_parameters(self) -> int:
-        """Number of free parameters."""
+        """Number of free parameters; of a class-conditional model those of p(x | class), not the classes' shares."""
+
+    @property
+    @abstractmethod
+    def clusters(self) -> tuple[int, str]:
+        """How many clusters a start needs, in each class where conditional, and what they become."""
 
     @property
     @abstractmethod
@@ -270,9 +275,15 @@ class ExpectationMaximisation(GenerativeModule):
         if self.pass_images is not None and not self.trainer.fast_dev_run:  # which never gets as far as the start
             self.check_enough(self.pass_images)
 
-    @abstractmethod
     def check_enough(self, images: int) -> None:
         """Raise InputError where there are fewer images (of one class) than the model needs to start."""
+        count, name = self.clusters
+        if images < count:
+            of = "images of a class" if self.conditional else "images"
+            raise InputError(
+                f"{type(self).__name__}: {count} {name} are more than the {images} {of} to start from: "
+                f"take fewer {name}" + (", or raise start_images" if self.start_images <= images else "")
+            )
 
     @torch.no_grad()
     def training_step(self, batch: Batch, batch_idx: int) -> None:
@@ -331,14 +342,14 @@ class ExpectationMaximisation(GenerativeModule):
     def bic(self, log_likelihood: float, images: int) -> float:
         r"""Return :math:`-2 \log L + p \log N` (Schwarz 1978), of the model's own likelihood: lower is better.
 
-        Where it is class-conditional, that is the likelihood given labels, and shares of classes are none of the p free
-        parameters. A bound in its place (of dequantized levels) raises the figure.
+        Where it is class-conditional, that is the likelihood given labels. A bound in its place (of dequantized levels)
+        raises the figure.
 
         Args:
             log_likelihood: log L, in nats, of all training images.
             images: their number N.
         """
-        return -2 * log_likelihood + (self.free_parameters - (self.groups - 1)) * math.log(images)
+        return -2 * log_likelihood + self.free_parameters * math.log(images)
 
     def _start_ends(self) -> int:
         return min(self.start_images, self.pass_images or self.start_images)

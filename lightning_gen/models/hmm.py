@@ -169,7 +169,7 @@ class HiddenMarkovModel(ExpectationMaximisation):
     @property
     def free_parameters(self) -> int:
         chain = self.states - 1 + self.log_transition.shape[0] * self.states * (self.states - 1)
-        return sum(part.free_parameters for part in self.parts) + self.groups * chain + self.groups - 1
+        return sum(part.free_parameters for part in self.parts) + self.groups * chain
 
     @property
     def row_cost(self) -> int:
@@ -208,13 +208,9 @@ class HiddenMarkovModel(ExpectationMaximisation):
 
     # --- training -------------------------------------------------------------------------------------------------
 
-    def check_enough(self, images: int) -> None:
-        if images < self.states:
-            of = "images of a class" if self.conditional else "images"
-            raise InputError(
-                f"HiddenMarkovModel: {self.states} states are more than the {images} {of} to start from: "
-                "take fewer states" + (", or raise start_images" if self.start_images <= images else "")
-            )
+    @property
+    def clusters(self) -> tuple[int, str]:
+        return self.states, "states"
 
     def start(self, levels: Tensor, labels: Tensor | None, seed: int) -> None:
         steps = self.to_steps(self.data_of(levels))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Literal
 
 import torch
@@ -54,13 +55,13 @@ class Mixture(ExpectationMaximisation):
         shares = torch.full((self.groups,), -math.log(self.groups), dtype=torch.float64)
         self.log_class_shares = torch.nn.Parameter(shares)
 
+    @abstractmethod
     def make_parts(self, count: int) -> Components:
         """Return ``count`` components."""
-        raise NotImplementedError
 
     @property
     def free_parameters(self) -> int:
-        return self.parts.free_parameters + self.groups * (self.components - 1) + self.groups - 1
+        return self.parts.free_parameters + self.groups * (self.components - 1)
 
     @property
     def row_cost(self) -> int:
@@ -75,13 +76,9 @@ class Mixture(ExpectationMaximisation):
 
     # --- training -------------------------------------------------------------------------------------------------
 
-    def check_enough(self, images: int) -> None:
-        if images < self.components:
-            of = "images of a class" if self.conditional else "images"
-            raise InputError(
-                f"{type(self).__name__}: {self.components} components are more than the {images} {of} to start from: "
-                "take fewer components" + (", or raise start_images" if self.start_images <= images else "")
-            )
+    @property
+    def clusters(self) -> tuple[int, str]:
+        return self.components, "components"
 
     def start(self, levels: Tensor, labels: Tensor | None, seed: int) -> None:
         x = self.data_of(levels)

@@ -330,7 +330,9 @@ def test_the_bic_printed_at_the_end_is_of_the_models_own_likelihood(name, condit
     found, line = printed_bic(capsys.readouterr().out)
     levels, labels = images()
     nats = model.likelihood(levels, labels).nats  # of a class-conditional model, given labels
-    parameters = model.free_parameters - conditional  # the second class's share is none of log p(x | y)
+    alone = ALL[name]().free_parameters
+    parameters = 2 * alone if conditional else alone  # a model for each of both classes
+    assert model.free_parameters == parameters
     assert found == pytest.approx(-2 * float(nats.sum()) + parameters * math.log(60), abs=0.06)
     assert ("given labels" in line) == conditional
     assert ("dequantized" in line) == (name == "full")
