@@ -7,11 +7,12 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 
-from lightning_gen import __version__
+from lightning_gen import __version__, shipped
 from lightning_gen.commands.verbs import COMMANDS, TRAINING, fail
 from lightning_gen.errors import InputError
+from lightning_gen.shipped import configs_folder
+from lightning_gen.sweeps.trial import join
 
 HELP = """\
 lightning-gen {version}: train, score and use deep generative image models
@@ -53,6 +54,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if verb is None:
             return
         if verb in TRAINING:
+            join()  # a sweep, if one started this process: from here on it does not outlive it
             args = find_configs(args)  # a missing file is told before anything slow is imported
             import_module("lightning_gen.commands.training").run(verb, args)
         else:
@@ -90,13 +92,6 @@ def find_verb(args: Sequence[str]) -> str | None:
     raise InputError(f"unknown verb {args[0]!r}: {hint}")
 
 
-def configs_folder() -> Path:
-    """Return the folder of the configs that come with the package: in a wheel inside it, in a checkout beside it."""
-    package = Path(__file__).parent
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
-
-
 def find_configs(args: Sequence[str]) -> list[str]:
     """Return ``args`` with every config file found: as given, or ``configs/...`` among those of the package.
 
@@ -115,16 +110,5 @@ def find_configs(args: Sequence[str]) -> list[str]:
 
 
 def find_config(name: str) -> str:
-    """Return the path of one config file."""
-    if Path(name).is_file():
-        return name
-    if name.lstrip().startswith("{"):  # a config as JSON, as sweep agents pass it
-        return name
-    parts = Path(name).parts
-    if parts and parts[0] == "configs" and (shipped := configs_folder().joinpath(*parts[1:])).is_file():
-        return str(shipped)
-    known = sorted(
-        str(Path("configs") / path.relative_to(configs_folder())) for path in configs_folder().rglob("*.yaml")
-    )
-    near = difflib.get_close_matches(name, known, 1)
-    raise InputError(f"no config file {name}" + (f": did you mean {near[0]}?" if near else ""))
+    """Return the path of one config file; a config as JSON, as sweep agents pass it, stays as it is."""
+    return name if name.lstrip().startswith("{") else str(shipped.find_config(name))

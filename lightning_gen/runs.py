@@ -7,7 +7,9 @@ import csv
 import json
 import os
 import re
+import shutil
 import socket
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from lightning_gen.errors import InputError
 from lightning_gen.files import write_atomically, write_json
 
 CHILD_VARIABLE = "LIGHTNING_GEN_RUN_FOLDER"
-FINISHED, RUNNING = "finished", "running"
+FINISHED, RUNNING, PRUNED = "finished", "running", "pruned"
 
 
 class RunFolder:
@@ -108,22 +110,31 @@ class RunFolder:
         """Whether the run reached its budget."""
         return self.summary().get("status") == FINISHED
 
+    def is_lost(self) -> bool:
+        """Whether it says that it is being written, by a process of this machine that is no more."""
+        summary = self.summary()
+        on_this_machine = summary.get("status") == RUNNING and summary.get("host") == socket.gethostname()
+        return on_this_machine and not self._is_alive(summary.get("pid"))
+
     def refuse_if_running(self) -> None:
         """Raise InputError if the process that writes this folder is alive on this machine."""
         summary = self.summary()
         if summary.get("status") != RUNNING or summary.get("host") != socket.gethostname():
             return
         pid = summary.get("pid")
-        if pid in (os.getpid(), os.getppid()) or not isinstance(pid, int):
-            return
+        if pid not in (os.getpid(), os.getppid()) and isinstance(pid, int) and self._is_alive(pid):
+            raise InputError(f"{self.path} is still being written by process {pid}: stop it first, or start a new run")
+
+    @staticmethod
+    def _is_alive(pid: Any) -> bool:
+        if not isinstance(pid, int) or pid in (os.getpid(), os.getppid()):
+            return True  # as far as can be told
         try:
             os.kill(pid, 0)
             command = Path(f"/proc/{pid}/cmdline")
-            alive = not command.exists() or b"lightning" in command.read_bytes()  # the number may be another's by now
+            return not command.exists() or b"lightning" in command.read_bytes()  # the number may be another's by now
         except OSError:
-            alive = False
-        if alive:
-            raise InputError(f"{self.path} is still being written by process {pid}: stop it first, or start a new run")
+            return False
 
     def cut_metrics(self, images_seen: int) -> None:
         """Drop the rows of metrics.csv after ``images_seen``: the resumed run writes them again."""
@@ -131,6 +142,16 @@ class RunFolder:
         kept = [row for row in rows if row.get("images_seen") and float(row["images_seen"]) <= images_seen]
         if len(kept) < len(rows):
             write_metrics(self.path / "metrics.csv", header, kept)
+
+    def clear(self, keep: Collection[str] = ()) -> None:
+        """Remove what a run that is to begin anew would find of its first attempt, but for the files to keep."""
+        for path in self.path.iterdir():
+            if path.name in keep:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def discard_if_empty(self) -> None:
         """Remove the folder (and its parents) if nothing was written."""

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import yaml
 from PIL import Image
 
 import lightning_gen
-from lightning_gen.cli import main
+from lightning_gen.cli import configs_folder, main
 
 ROOT = Path(__file__).parent.parent
 README, EXTENDING = ROOT / "README.md", ROOT / "docs" / "extending.md"
@@ -144,6 +145,13 @@ def test_the_readme_s_commands(arguments, quickstart, monkeypatch):
         arguments = [*arguments, *SHORT, "--budget.images", "16", "--data.batch_size", "8", "--grid.n", "4"]
     if arguments[0] == "ais":
         arguments = [*arguments, "--n", "2", "--simulated", "2", "--steps", "5"]
+    if arguments[0] == "sweep":
+        config = yaml.safe_load((configs_folder() / "gan" / "relativistic-digits.yaml").read_text(encoding="utf-8"))
+        config["budget"]["images"], config["data"]["init_args"]["batch_size"] = 640, 16
+        config["evaluation"] |= {"n": 50, "batch_size": 50}
+        Path("short.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+        arguments = ["1" if value == "24" else value for value in arguments]  # one run of the 24
+        arguments += ["--config", "short.yaml"]
     main(arguments)
 
 

@@ -2,6 +2,7 @@
 
 from lightning_gen.callbacks.budget import Budget
 from lightning_gen.callbacks.checkpoints import Checkpoints
+from lightning_gen.callbacks.dashboards import Dashboards
 from lightning_gen.callbacks.diagnostics import CollapseMonitor, Diagnostics
 from lightning_gen.callbacks.ema import EMA
 from lightning_gen.callbacks.evaluation import GenerativeEvaluation
@@ -11,13 +12,16 @@ from lightning_gen.callbacks.learning_rate import LearningRate
 from lightning_gen.callbacks.progress import ImagesProgressBar
 from lightning_gen.callbacks.recorder import MetricsCSV, Recorder
 from lightning_gen.callbacks.signals import GracefulStop, RunInterrupted
+from lightning_gen.callbacks.sweep import SweepTrial
 from lightning_gen.callbacks.train_log import TrainLog
+from lightning_gen.callbacks.wandb import WandbOptions, WandbRun
 
 __all__ = [
     "EMA",
     "Budget",
     "Checkpoints",
     "CollapseMonitor",
+    "Dashboards",
     "Diagnostics",
     "ExactResume",
     "GenerativeEvaluation",
@@ -28,5 +32,8 @@ __all__ = [
     "Recorder",
     "RunInterrupted",
     "SampleGrid",
+    "SweepTrial",
     "TrainLog",
+    "WandbOptions",
+    "WandbRun",
 ]

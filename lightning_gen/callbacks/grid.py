@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch import Tensor
 
@@ -98,9 +97,3 @@ class SampleGrid(Callback):
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_png(sheet, self.folder / f"{pl_module.images_seen:012d}.png")
-        pixels = np.asarray(sheet.convert("RGB"))
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image("samples", [pixels])
-            elif isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("samples", pixels, pl_module.images_seen, dataformats="HWC")

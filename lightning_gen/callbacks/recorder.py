@@ -21,8 +21,9 @@ import lightning_gen
 from lightning_gen.callbacks.budget import Budget
 from lightning_gen.callbacks.evaluation import GenerativeEvaluation
 from lightning_gen.callbacks.signals import RunInterrupted
+from lightning_gen.callbacks.sweep import SweepTrial
 from lightning_gen.files import write_text
-from lightning_gen.runs import FINISHED, RUNNING, RunFolder, read_metrics, write_metrics
+from lightning_gen.runs import FINISHED, PRUNED, RUNNING, RunFolder, read_metrics, write_metrics
 
 
 class MetricsCSV(Logger):
@@ -122,7 +123,8 @@ class Recorder(Callback):
             self.write(trainer, pl_module, RUNNING)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.write(trainer, pl_module, FINISHED)
+        pruned = any(isinstance(callback, SweepTrial) and callback.pruned for callback in trainer.callbacks)
+        self.write(trainer, pl_module, PRUNED if pruned else FINISHED)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         stopped = isinstance(exception, RunInterrupted | KeyboardInterrupt)

@@ -8,12 +8,9 @@ import importlib.util
 import inspect
 import re
 import sys
-from argparse import SUPPRESS, Action
-from collections.abc import Sequence
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_gen.errors import InputError
 
@@ -50,23 +47,6 @@ class CommandParser(OneLineErrors, ArgumentParser):
             return super().instantiate(*args, **kwargs)
         except ValueError as error:
             raise (input_error_behind(error) or error) from error
-
-
-class TrainingParser(OneLineErrors, LightningArgumentParser):
-    """A parser of one of LightningCLI's verbs."""
-
-    unlisted: Sequence[Action] = ()
-    """Options that work but are not listed: hidden in the help alone, because dumps leave suppressed options out."""
-
-    def format_help(self) -> str:
-        texts = [action.help for action in self.unlisted]
-        for action in self.unlisted:
-            action.help = SUPPRESS
-        try:
-            return super().format_help()
-        finally:
-            for action, text in zip(self.unlisted, texts, strict=True):
-                action.help = text
 
 
 def input_error_behind(error: BaseException) -> InputError | None:

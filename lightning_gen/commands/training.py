@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import inspect
 import logging
 import os
 import signal
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
@@ -32,6 +33,7 @@ from lightning_gen.callbacks import (
     Budget,
     Checkpoints,
     CollapseMonitor,
+    Dashboards,
     Diagnostics,
     ExactResume,
     GenerativeEvaluation,
@@ -42,10 +44,14 @@ from lightning_gen.callbacks import (
     Recorder,
     RunInterrupted,
     SampleGrid,
+    SweepTrial,
     TrainLog,
+    WandbOptions,
+    WandbRun,
 )
 from lightning_gen.callbacks.recorder import count_parameters
-from lightning_gen.commands.messages import TrainingParser, input_error_behind
+from lightning_gen.callbacks.wandb import WandbArtifacts, agent_sweep, note_agent_trial, options_of
+from lightning_gen.commands.messages import OneLineErrors, input_error_behind
 from lightning_gen.commands.verbs import TRAINING, fail
 from lightning_gen.errors import InputError
 from lightning_gen.files import flat, write_json
@@ -54,6 +60,8 @@ from lightning_gen.models import HasLikelihood, ImageModule, read_checkpoint
 from lightning_gen.models.base import CHECKPOINT_KEY, TrainingDiverged
 from lightning_gen.runs import CHILD_VARIABLE, RunFolder, run_of_checkpoint
 from lightning_gen.spec import ImageSpec
+from lightning_gen.sweeps import trial
+from lightning_gen.sweeps.command import plain_values
 
 # Options of Lightning's Trainer whose place is taken by the project's own: refused, with the key to use, never ignored.
 LENGTH = "a run's length is in images or minutes: --budget.images N, --budget.minutes M"
@@ -77,6 +85,7 @@ TITLES = {
     "collapse": "collapse: a warning when the figures say that training collapses",
     "grid": "grid: samples/<images seen>.png at each evaluation, always of the same latents",
     "run": "run: where it is kept, what logs it",
+    "wandb": "wandb: how Weights & Biases shows the run, with run.wandb true",
     "trainer": "trainer: devices, precision and further options of Lightning's Trainer",
 }
 DESCRIPTION = """{what}. Any value of a config can be given as --key value; several --config are merged in their order.
@@ -89,9 +98,11 @@ class RunOptions:
 
     Args:
         root: folder of all runs.
-        experiment: name of the folder of this run's versions; null takes the name of the first config file.
+        experiment: name of the folder of this run's versions; null takes the name of the first config file, or
+            sweep-ID where an agent of a W&B sweep starts the run.
         threads: CPU threads of torch in each process; null leaves torch's choice. Small models are fastest with 1.
-        wandb: log to Weights & Biases, too: online if you have logged in, else offline into the run's folder.
+        wandb: log to Weights & Biases, too: online if you have logged in, else offline into the run's folder. Agents of
+            W&B's sweeps need not ask for it.
         tensorboard: log to TensorBoard, too, into the run's folder.
     """
 
@@ -119,6 +130,23 @@ class NoProfiler(PassThroughProfiler):
         return self.NOTHING
 
 
+class TrainingParser(OneLineErrors, LightningArgumentParser):
+    """A parser of one of LightningCLI's verbs."""
+
+    unlisted: Sequence[argparse.Action] = ()
+    """Options that work but are not listed: hidden in the help alone, because dumps leave suppressed options out."""
+
+    def format_help(self) -> str:
+        texts = [action.help for action in self.unlisted]
+        for action in self.unlisted:
+            action.help = argparse.SUPPRESS
+        try:
+            return super().format_help()
+        finally:
+            for action, text in zip(self.unlisted, texts, strict=True):
+                action.help = text
+
+
 class TrainingCLI(LightningCLI):
     """LightningCLI in subclass mode, with the groups run, budget, schedule, ema, evaluation, diagnostics,
     collapse, checkpoint and grid."""
@@ -128,6 +156,7 @@ class TrainingCLI(LightningCLI):
         self.arguments = list(args)
         self.resumed = False
         self.checkpoint_path: Path | None = None
+        self.trial = trial.join() if verb == "fit" else None
         super().__init__(
             model_class=ImageModule,
             datamodule_class=LightningDataModule,
@@ -163,6 +192,7 @@ class TrainingCLI(LightningCLI):
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_lightning_class_args(SampleGrid, "grid")
         parser.add_class_arguments(RunOptions, "run")
+        parser.add_class_arguments(WandbOptions, "wandb")
         if self.verb == "fit":
             parser.add_argument(
                 "--init_from", type=str | None, default=None, help="Checkpoint to take weights from, for a new run."
@@ -234,6 +264,8 @@ class TrainingCLI(LightningCLI):
         """Name of the folder of this run's versions."""
         if self.options.run.experiment:
             return self.options.run.experiment
+        if sweep := agent_sweep():
+            return f"sweep-{sweep}"
         files = self.config_files
         return files[0].stem if files else self.options.model.class_path.rpartition(".")[2].lower()
 
@@ -243,11 +275,28 @@ class TrainingCLI(LightningCLI):
             raise InputError(f"run.threads must be at least 1, got {threads}")
         if threads is not None:
             torch.set_num_threads(threads)
+        if self.trial is not None:
+            self.options.run.root = str(self.trial.folder.parent.parent)
+            self.options.run.experiment = self.trial.folder.parent.name
         self.experiment_name = self.experiment
         self.options.run.experiment = self.experiment_name
+        if self.verb == "fit":
+            self._switch_dashboards_on()
+        if self.trial is not None and not self.options.trainer.fast_dev_run:
+            self._go_on_with_trial(RunFolder(self.trial.folder))
         self._find_checkpoint()
         if self.verb == "fit" and not self.options.trainer.fast_dev_run:
             self._choose_folder()
+
+    def _go_on_with_trial(self, folder: RunFolder) -> None:
+        """Take the folder that a sweep chose, and go on from what an earlier attempt at the trial left there."""
+        self.folder = folder
+        if folder.last.is_file():
+            self.resumed = True
+            self.options.ckpt_path = str(folder.last)
+            self.options.init_from = None  # that was the first attempt's beginning
+        elif rank_zero_only.rank == 0:
+            folder.clear(keep=trial.FILES)
 
     def _find_checkpoint(self) -> None:
         given = self.options.get("ckpt_path")
@@ -272,7 +321,8 @@ class TrainingCLI(LightningCLI):
                 raise InputError(f"{folder.path} has no {given} checkpoint: set checkpoint.monitor, or use last")
         else:
             path = Path(given)
-            if self.verb == "fit" and path.name == "last.ckpt" and (folder := run_of_checkpoint(path)):
+            goes_on = self.verb == "fit" and self.trial is None and path.name == "last.ckpt"
+            if goes_on and (folder := run_of_checkpoint(path)):
                 folder.refuse_if_running()
                 self.folder, self.resumed = folder, True
         self.checkpoint = read_checkpoint(path)
@@ -286,24 +336,36 @@ class TrainingCLI(LightningCLI):
         else:
             self.folder = self.folder or RunFolder.new(self.options.run.root, self.experiment_name)
             os.environ[CHILD_VARIABLE] = str(self.folder.path)
-        for logger in _listed(self.options.trainer.get("logger")):
-            self._place_logger(logger)
 
-    def _place_logger(self, logger: Namespace) -> None:
-        """Let further loggers write into the run's folder, unless the config sends them elsewhere."""
-        name = logger.class_path.rpartition(".")[2]
-        if self.folder is None or name not in ("WandbLogger", "TensorBoardLogger"):
-            return
-        arguments = logger.init_args
-        if arguments.get("save_dir") in (None, ".", ""):
-            arguments.save_dir = str(self.folder.path)
-        if name == "TensorBoardLogger" and arguments.get("version") is None:
-            arguments.name, arguments.version = "", "tensorboard"
-        if name == "WandbLogger":
-            if arguments.get("name") is None:
-                arguments.name = f"{self.experiment_name}/{self.folder.path.name}"
-            if not arguments.get("offline") and not wandb_has_key():
-                arguments.offline = True
+    def _switch_dashboards_on(self) -> None:
+        """Settle whether W&B and TensorBoard are on, so that one place decides about names and folders.
+
+        A logger of the trainer that the project has a form of its own for turns into the options that mean the same.
+        """
+        options, left = self.options, []
+        for logger in _listed(options.trainer.get("logger")):
+            root, _, name = logger.class_path.rpartition(".")
+            cls = {"WandbLogger": WandbLogger, "TensorBoardLogger": TensorBoardLogger}.get(name)
+            if cls is None or root.partition(".")[0] != "lightning":
+                left.append(logger)
+                continue
+            arguments = _changed_arguments(logger, cls)
+            if cls is WandbLogger:
+                options.run.wandb = True
+                unset = inspect.signature(WandbOptions).parameters
+                for key, value in options_of(arguments, dict(logger.get("dict_kwargs") or {})).items():
+                    if options.wandb[key] == unset[key].default:
+                        options.wandb[key] = value
+            elif set(arguments) == {"save_dir"} and arguments["save_dir"] in (".", ""):
+                options.run.tensorboard = True
+            else:
+                left.append(logger)
+        if isinstance(options.trainer.get("logger"), Namespace | list):
+            options.trainer.logger = left or None
+        options.run.wandb = options.run.wandb or agent_sweep() is not None
+        given = [argument.partition("=")[0] for argument in self.arguments if argument.startswith("--wandb.")]
+        if given and not options.run.wandb:
+            raise InputError(f"{given[0]}: W&B is off: add --run.wandb true")
 
     # --- objects --------------------------------------------------------------------------------------------------
 
@@ -327,20 +389,25 @@ class TrainingCLI(LightningCLI):
         loggers: list[Logger] = []
         if self.options.run.wandb:
             name = f"{self.experiment_name}/{folder.path.name}"
-            loggers.append(
-                WandbLogger(
-                    name=name,
-                    project="lightning-gen",
-                    save_dir=str(folder.path),
-                    offline=not wandb_has_key(),
-                    config=yaml.safe_load(self.complete_config()),
-                )
-            )
+            options, config = self.config_init[self.verb].wandb, yaml.safe_load(self.complete_config())
+            loggers.append(WandbRun(folder, options, name, config, self.resumed))
         if self.options.run.tensorboard:
             if not find_spec("tensorboard"):
                 raise InputError("run.tensorboard needs TensorBoard: pip install 'lightning-gen[tensorboard]'")
-            loggers.append(TensorBoardLogger(str(folder.path), name="", version="tensorboard"))
+            # What an earlier session logged after the checkpoint is logged again.
+            purge = self.checkpoint[CHECKPOINT_KEY]["images_seen"] + 1 if self.resumed else None
+            writer = {"name": "", "version": "tensorboard", "default_hp_metric": False, "purge_step": purge}
+            loggers.append(TensorBoardLogger(str(folder.path), **writer))
         return loggers
+
+    def _dashboards(self, loggers: Sequence[Logger]) -> list[Callback]:
+        """Return what W&B and TensorBoard need of callbacks, where one of them is on."""
+        folder = self._own_folder()
+        if folder is None or not any(isinstance(logger, WandbLogger | TensorBoardLogger) for logger in loggers):
+            return []
+        runs = [logger for logger in loggers if isinstance(logger, WandbRun)]
+        further = [callback for run in runs for callback in run.callbacks()]
+        return [Dashboards(folder, yaml.safe_load(self.complete_config())), *further]
 
     def _own_folder(self) -> RunFolder | None:
         return self.folder if rank_zero_only.rank == 0 else None
@@ -349,12 +416,17 @@ class TrainingCLI(LightningCLI):
         folder = self._own_folder()
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoints)]
+        callbacks = [*callbacks, *self._dashboards(config["logger"] or ())]
+        if config.get("enable_checkpointing") is False and any(isinstance(c, WandbArtifacts) for c in callbacks):
+            raise InputError("wandb.artifacts: this run writes no checkpoints (trainer.enable_checkpointing)")
         averages = [callback for callback in callbacks if isinstance(callback, EMA)]
         others = [callback for callback in callbacks if not isinstance(callback, EMA)]
         own = [*averages, TrainLog(), *others, Recorder(folder, self.complete_config(), self.resumed), ExactResume()]
         if config.get("enable_progress_bar") in (None, True):
             own.append(ImagesProgressBar())
         # The signal comes last but for checkpoints, which Lightning always puts at the end: all state is settled then.
+        if self.trial is not None:
+            own.append(SweepTrial(self.trial))
         own.append(GracefulStop())
         for callback in own:
             for hook in ("on_train_batch_start", "on_train_batch_end"):
@@ -394,6 +466,7 @@ class TrainingCLI(LightningCLI):
             initialise_from(model, Path(self.options.init_from))
         if self.checkpoint_path is not None:
             self._report_differences(model)
+        self._begin_loggers()
         self._introduce(model)
         started = time.monotonic()
         try:
@@ -403,10 +476,23 @@ class TrainingCLI(LightningCLI):
         if self.folder is not None and rank_zero_only.rank == 0:
             self._conclude(model, time.monotonic() - started)
 
-    def _finish_loggers(self) -> None:
+    def _begin_loggers(self) -> None:
+        """Open W&B's run: before other ranks are started, so that they do not wait for one that is refused."""
         for logger in self.trainer.loggers:
-            if isinstance(logger, WandbLogger) and rank_zero_only.rank == 0 and logger._experiment is not None:
-                logger._experiment.finish(exit_code=int(self.trainer.state.status != "finished"))
+            if isinstance(logger, WandbRun):
+                logger.start()
+        if folder := self._own_folder():
+            note_agent_trial(folder, "running")
+
+    def _finish_loggers(self) -> None:
+        code = int(self.trainer.state.status != "finished")
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbRun):
+                logger.finish(code)
+            elif isinstance(logger, WandbLogger) and logger._experiment is not None:  # one that a user made
+                logger._experiment.finish(exit_code=code)
+        if folder := self._own_folder():
+            note_agent_trial(folder, folder.summary().get("status", "failed"))
 
     def _report_differences(self, model: ImageModule) -> None:
         check_fit(model, self.checkpoint["state_dict"], self.checkpoint_path)
@@ -493,14 +579,12 @@ def _listed(logger: Any) -> list[Namespace]:
     return [item for item in loggers if isinstance(item, Namespace)]
 
 
-def wandb_has_key() -> bool:
-    """Whether the user has logged in to W&B: looked up without a network and without asking."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    if os.environ.get("WANDB_MODE"):
-        return True  # the user chose a mode: it is not ours to change
-    netrc = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
-    return netrc.is_file() and "wandb" in netrc.read_text(errors="ignore")
+def _changed_arguments(logger: Namespace, cls: type) -> dict[str, Any]:
+    """Return the arguments of a logger of the config that are not its class's defaults."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "logger")  # which knows what the class passes on, too
+    defaults = parser.get_defaults().logger.as_dict()
+    return {name: value for name, value in logger.init_args.as_dict().items() if value != defaults.get(name)}
 
 
 def initialise_from(model: ImageModule, path: Path) -> None:
@@ -579,6 +663,8 @@ def quieten() -> None:
 
 def run(verb: str, args: Sequence[str]) -> None:
     """Run one of the training verbs; see :func:`lightning_gen.cli.main` for exit codes."""
+    if trial.VARIABLE in os.environ or "WANDB_SWEEP_ID" in os.environ:
+        args = plain_values(args)
     quieten()
     look_for_no_gpu()
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True, subclasses_enabled=[ImageSpec])

@@ -16,6 +16,8 @@ COMMANDS = {
     "ais": "bound a GAN's likelihood, by importance sampling:  lightning ais CKPT --n 100",
     "interpolate": "a picture of images between random latents:  lightning interpolate CKPT --out between.png",
     "animate": "a run's sample grids as a moving picture:  lightning animate RUN --out run.gif",
+    "sweep": "tune a config by many runs:  lightning sweep sweeps/gan.yaml --count 24 --jobs 2",
+    "report": "one page of all runs:  lightning report runs --out report.html",
     "export": "write a classifier's weights for metrics:  lightning export CKPT FILE.safetensors",
 }
 

@@ -1,0 +1,293 @@
+"""Parsing the command lines of a sweep, all in one process: ``python -m lightning_gen.commands.check_sweep``.
+
+Reads a JSON list of argument lists from ``fit`` on, and prints null, or the first error as a JSON text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from jsonargparse import Namespace, set_parsing_settings
+from omegaconf.errors import OmegaConfBaseException
+
+from lightning_gen.commands.messages import input_error_behind
+from lightning_gen.commands.training import TrainingCLI, quieten
+from lightning_gen.errors import InputError
+from lightning_gen.shipped import find_config
+from lightning_gen.spec import ImageSpec
+from lightning_gen.sweeps.command import plain_values
+
+
+class _Built(Exception):
+    """The parser is there, and nothing else is wanted."""
+
+
+class ParsingCLI(TrainingCLI):
+    """The parser of ``fit`` for one command line after the other; makes no folder and no object."""
+
+    def __init__(self):
+        quieten()
+        set_parsing_settings(omegaconf_absolute_to_relative_paths=True, subclasses_enabled=[ImageSpec])
+        with suppress(_Built):
+            super().__init__("fit", ["fit"])
+
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        raise _Built
+
+    def parse(self, args: Sequence[str]) -> Namespace:
+        """Return the values that ``args``, from ``fit`` on, give to all options.
+
+        Raises:
+            InputError: one line, as ``fit`` says it.
+        """
+        self.arguments = list(args)
+        try:
+            super().parse_arguments(self.parser, self.arguments)
+        except SystemExit as stop:
+            raise InputError(f"{' '.join(args)} trains nothing") from stop
+        except OmegaConfBaseException as error:
+            raise InputError(f"the config cannot be resolved: {str(error).splitlines()[0]}") from error
+        except Exception as error:
+            raise (input_error_behind(error) or error) from error
+        return self.options
+
+
+class Option(NamedTuple):
+    """An option of a command line."""
+
+    key: str
+    value: str | None
+    items: tuple[str, ...]
+    """As it stood there."""
+
+    @property
+    def is_config(self) -> bool:
+        return self.key in ("config", "c")
+
+    @property
+    def parameters(self) -> dict[str, Any] | None:
+        """What a config in JSON holds, as sweeps hand their parameters over, or None for any other option."""
+        if not self.is_config or self.value is None:
+            return None
+        if self.value.lstrip().startswith("{"):
+            return json.loads(self.value)
+        return json.loads(Path(self.value).read_text(encoding="utf-8")) if self.value.endswith(".json") else None
+
+
+class CommandCheck:
+    """Parses command lines and blames the key that one fails by."""
+
+    def __init__(self):
+        self.cli = ParsingCLI()
+
+    def check(self, args: Sequence[str]) -> None:
+        """Parse ``args``, from ``fit`` on.
+
+        Raises:
+            InputError: one line that begins with the key, for the first thing wrong with them.
+        """
+        options = [_found(option) for option in split(plain_values(args))]
+        args = ["fit", *(item for option in options for item in option.items)]
+        given: dict[str, Any] = {}
+        for option in options:
+            own = option.parameters
+            if own and "config" in own:
+                raise InputError("config: a config file cannot name another one: pass it by ${args}, not as JSON")
+            given |= own if own is not None else {} if option.is_config else {option.key: option.value}
+        try:
+            parsed = self.cli.parse(args)
+        except InputError as error:
+            self._blame(options, given)
+            # Not of one key alone: parts of a class beside the class itself want their init_args in JSON.
+            json_alone = any(option.parameters for option in options)
+            raise InputError(f"{error}; with ${{args}} it would work" if json_alone else str(error)) from None
+        for key in full_names(given):
+            check_value(
+                key, given[key], node_at(parsed, key), [other for other in given if other.startswith(f"{key}.")]
+            )
+        unchecked = {key for key, value in given.items() if value is None or "." not in key}
+        if unchecked:  # a config in JSON may put null where none is allowed, and anything in the place of a group
+            try:
+                self.cli.parse([*_configs(options), *(flag(key, value) for key, value in given.items())])
+            except InputError:
+                self._blame(options, given, unchecked)
+
+    def _blame(self, options: Sequence[Option], given: dict[str, Any], only: set[str] | None = None) -> None:
+        """Raise InputError for the first key (of ``only`` those) that cannot follow the ones before it."""
+        args, full = _configs(options), full_names(given)
+        parsed = self.cli.parse(args)
+        for key, value in given.items():
+            longer = [*args, flag(key, value)]
+            if key not in full:  # what is appended to a list may be complete only with the keys after it
+                args = longer
+                continue
+            try:
+                parsed, args = self.cli.parse(longer), longer
+                node_at(parsed, key)
+            except InputError as error:
+                if only is not None and key not in only:
+                    continue
+                node_at(parsed, key)
+                text = str(error)
+                raise InputError(text if text.startswith(key) else f"{key}: {text}") from None
+
+
+def _configs(options: Sequence[Option]) -> list[str]:
+    """Return a command line of the config files alone."""
+    files = [option for option in options if option.is_config and option.parameters is None]
+    return ["fit", *(item for option in files for item in option.items)]
+
+
+def flag(key: str, value: Any) -> str:
+    """Return an option that gives ``value``."""
+    return f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
+
+
+def split(args: Sequence[str]) -> Iterator[Option]:
+    """Yield the options of ``args``, from ``fit`` on.
+
+    Raises:
+        InputError: for something that is no option.
+    """
+    items = list(args[1:])
+    while items:
+        item = items.pop(0)
+        key, equals, value = item.partition("=")
+        if not item.startswith("-"):
+            raise InputError(f"{item}: options begin with two hyphens: put ${{args}} into command")
+        if equals:
+            yield Option(key.lstrip("-"), value, (item,))
+        elif items and not items[0].startswith("--"):
+            yield Option(key.lstrip("-"), items[0], (item, items.pop(0)))
+        else:
+            yield Option(key.lstrip("-"), None, (item,))
+
+
+def _found(option: Option) -> Option:
+    """Return the option with ``configs/...`` of the package where it lies."""
+    if not option.is_config or option.value is None or option.parameters is not None:
+        return option
+    path = str(find_config(option.value))
+    return Option("config", path, ("--config", path))
+
+
+def full_names(given: Iterable[str]) -> list[str]:
+    """Return the keys without those that append to a list, and change what was appended."""
+    appended = tuple(key[:-1] for key in given if key.endswith("+"))
+    return [
+        key for key in given if not key.endswith("+") and not key.startswith(tuple(f"{name}." for name in appended))
+    ]
+
+
+def node_at(parsed: Namespace, key: str) -> Any:
+    """Return what ``parsed`` has at a dotted name; init_args need not be written.
+
+    Raises:
+        InputError: where there is nothing of that full name, naming the nearest one.
+    """
+    node, parts = parsed, parts_of(key)
+    for i, part in enumerate(parts):
+        if isinstance(node, list):
+            name = ".".join(parts[:i])
+            raise InputError(f"{key}: {name} is a list, no part of which is an option: give values for all of {name}")
+        known = names(node)
+        if part not in known:
+            raise InputError(f"{key}: no such option{nearest(parsed, key)}")
+        node = known[part]
+    return node
+
+
+def parts_of(key: str) -> list[str]:
+    """Return the parts of a dotted name, without init_args."""
+    return [part for part in key.split(".") if part != "init_args"]
+
+
+def names(node: Any) -> dict[str, Any]:
+    """Return what a key can go on with below ``node``."""
+    if not isinstance(node, Namespace | dict):
+        return {}
+    inside = dict(vars(node)) if isinstance(node, Namespace) else dict(node)
+    return inside | names(inside.pop("init_args", None)) | names(inside.pop("dict_kwargs", None))
+
+
+def nearest(parsed: Namespace, key: str) -> str:
+    """Return a hint at the existing key nearest to ``key``, each part compared with what stands at its place."""
+    node, found = parsed, []
+    for part in parts_of(key):
+        known = names(node)
+        near = [part] if part in known else difflib.get_close_matches(part, known, 1, 0.6)
+        if not near:
+            known = [name for name in known if name != "class_path"]
+            return f": {'.'.join(found)} has {', '.join(known) or 'no options'}" if found else ""
+        found.append(near[0])
+        node = known[near[0]]
+    return f" (did you mean {'.'.join(found)!r}?)"
+
+
+def check_value(key: str, given: Any, parsed: Any, inside: Sequence[str]) -> None:
+    """Raise InputError where a value was lost on its way, as one before a later ``--config`` is.
+
+    Args:
+        key: its name.
+        given: the value that was given, text for one of a command line.
+        parsed: the value that the run would have.
+        inside: further keys that change parts of it.
+    """
+    if not inside and not same(given, parsed):
+        raise InputError(
+            f"{key}: the run would have {shown(parsed)} instead of {given}: does a later --config replace it?"
+        )
+
+
+def same(given: Any, parsed: Any) -> bool:
+    """Whether a value is what was given, as far as can be told: classes by their names, numbers by their value."""
+    if isinstance(given, str) and not isinstance(parsed, str):
+        with suppress(yaml.YAMLError):
+            given = yaml.safe_load(given)
+    if isinstance(parsed, Namespace) and "class_path" in parsed:
+        if not isinstance(given, dict):
+            given = {"class_path": given}
+        path = str(given.get("class_path", parsed.class_path))
+        arguments = {**given, **(given.get("init_args") or {})}
+        arguments = {key: value for key, value in arguments.items() if key not in ("class_path", "init_args")}
+        same_class = path.rpartition(".")[2] == parsed.class_path.rpartition(".")[2]
+        return same_class and same(arguments, parsed.get("init_args", {}))
+    if isinstance(parsed, Namespace | dict):
+        known = names(parsed)
+        return isinstance(given, dict) and all(key in known and same(value, known[key]) for key, value in given.items())
+    if isinstance(parsed, list | tuple):
+        return isinstance(given, list) and len(given) == len(parsed) and all(map(same, given, parsed))
+    if isinstance(parsed, int | float) and not isinstance(parsed, bool):
+        with suppress(TypeError, ValueError):
+            return float(given) == float(parsed)
+        return False
+    if parsed is None or isinstance(parsed, bool):
+        return given is parsed
+    return str(given) == str(parsed) if isinstance(parsed, str) else True
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message."""
+    return str(value.as_dict() if isinstance(value, Namespace) else value)
+
+
+def main() -> None:
+    answer = None
+    try:
+        check = CommandCheck()
+        for args in json.load(sys.stdin):
+            check.check(args)
+    except InputError as error:
+        answer = " ".join(str(error).split())
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

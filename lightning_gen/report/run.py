@@ -1,0 +1,257 @@
+"""Everything that the report shows of one run, read from its folder; what cannot be read is said in words."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_gen.files import finite
+from lightning_gen.report.curves import pack
+from lightning_gen.report.figures import SIDE, higher_is_better, kind_of
+from lightning_gen.report.pictures import find_grids
+from lightning_gen.report.tables import Table, read_table
+from lightning_gen.runs import RUNNING, RunFolder
+
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML has libyaml
+
+STATES = {"complete": "finished", "completed": "finished", "fail": "failed", "waiting": "running"}
+"""Other words for the status of a run or trial."""
+
+MOST_KEYS = 5000  # of a config; one with more is no config of ours
+
+
+@dataclass
+class Run:
+    """What one run's folder says.
+
+    Attributes:
+        folder: where it lies.
+        problems: what is missing or damaged, in words.
+        status: running, finished, interrupted, failed, pruned, or unknown.
+        config: dotted key -> value as text, as on the command line.
+        summary: summary.json, or {}.
+        trial: trial.json of a run of a sweep, else {}.
+        last: newest value of each validation and training figure.
+        best: best value of those with a direction.
+        scored: figures of ``lightning validate`` and ``lightning test``, by verb.
+        facts: kind, number of samples and of images behind bits per dimension, by the part or verb they are of.
+        curves: packed, see :func:`lightning_gen.report.curves.pack`.
+        logged: names of the figures with curves.
+        grids: (images seen, file) of every sample grid.
+    """
+
+    folder: Path
+    problems: list[str] = field(default_factory=list)
+    status: str = "unknown"
+    config: dict[str, str] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    trial: dict[str, Any] = field(default_factory=dict)
+    last: dict[str, float] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+    scored: dict[str, dict[str, float]] = field(default_factory=dict)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    curves: str = ""
+    logged: list[str] = field(default_factory=list)
+    grids: list[tuple[int, Path]] = field(default_factory=list)
+
+    @property
+    def family(self) -> str:
+        """Class of the model, without its module."""
+        return self.config.get("model", "").rpartition(".")[2]
+
+    @property
+    def data(self) -> str:
+        """Class of the data source, with the name of its folder where it has one; else that of the data module."""
+        source = self.config.get("data.source", self.config.get("data", "")).rpartition(".")[2]
+        root = Path(self.config.get("data.source.root", "")).name
+        return f"{source} {root}".strip() if root != "null" else source
+
+    @property
+    def config_file(self) -> str:
+        """The config that its command line names, else the experiment."""
+        words = self.words
+        named = [words[i + 1] for i, word in enumerate(words[:-1]) if word in ("--config", "-c")]
+        named += [word.partition("=")[2] for word in words if word.startswith("--config=")]
+        return " ".join(named) if "fit" in words[:3] and named else self.config.get("run.experiment", "")
+
+    @property
+    def words(self) -> list[str]:
+        """The command line that started it, in words."""
+        return [str(word) for word in _list(self.summary.get("command"))]
+
+    @property
+    def command(self) -> str:
+        """The command line that started it, ready for a shell."""
+        words = self.words or [str(word) for word in _list(self.trial.get("command"))]
+        if words and words[0].endswith(("/lightning", "/lightning-gen", "/lightning_gen/__main__.py")):
+            words[0] = "lightning"
+        return shlex.join(words)
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """Number of parameters of each part."""
+        return {name: int(n) for name, n in _dict(self.summary.get("parameters")).items() if _is_number(n)}
+
+    def number(self, name: str) -> float | None:
+        """Return a number of summary.json, if it is one."""
+        value = self.summary.get(name)
+        return value if _is_number(value) else None
+
+    def is_lost(self) -> bool:
+        """Whether it says that it runs, on this machine, but its process is gone."""
+        return RunFolder(self.folder).is_lost()
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run's folder; nothing in it raises."""
+    run = Run(folder)
+    run.summary = _read_json(run, "summary.json")
+    run.trial = _read_json(run, "trial.json", needed=False)
+    run.status = _status(run)
+    run.config = _read_config(run)
+    table = read_table(folder / "metrics.csv", running=run.status == RUNNING)
+    run.problems += table.problems
+    _take_figures(run, table)
+    run.curves, run.logged = pack(table), [name for name in table.names if len(table.column(name)[1])]
+    run.grids = find_grids(folder)
+    return run
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, str]:
+    """Return a config as dotted keys and texts, named as on the command line.
+
+    >>> flatten({"model": {"class_path": "a.GAN", "init_args": {"widths": [8, 8], "loss": {"class_path": "a.Hinge"}}}})
+    {'model': 'a.GAN', 'model.widths': '[8, 8]', 'model.loss': 'a.Hinge'}
+    """
+    flat: dict[str, str] = {}
+    for key, text in _leaves(value, prefix, 0):
+        flat[key] = text
+        if len(flat) > MOST_KEYS:
+            raise ValueError(f"more than {MOST_KEYS:,} keys")
+    return flat
+
+
+def as_text(value: Any) -> str:
+    """Return a value of a config as one would type it."""
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _leaves(value: Any, key: str, depth: int) -> Iterator[tuple[str, str]]:
+    if depth > 30:
+        raise ValueError("nested too deeply")
+    if isinstance(value, dict) and value:
+        if "class_path" in value:
+            yield key, as_text(value["class_path"])
+            yield from _inside(_dict(value.get("init_args")), key, depth)
+            yield from _inside({k: v for k, v in value.items() if k not in ("class_path", "init_args")}, key, depth)
+        else:
+            yield from _inside(value, key, depth)
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        yield from _inside(dict(enumerate(value)), key, depth)
+    elif isinstance(value, list) and any(isinstance(item, list) for item in value) and depth > 20:
+        raise ValueError("nested too deeply")
+    else:
+        yield key, as_text(value)
+
+
+def _inside(value: dict[Any, Any], key: str, depth: int) -> Iterator[tuple[str, str]]:
+    for name, item in value.items():
+        yield from _leaves(item, f"{key}.{name}" if key else str(name), depth + 1)
+
+
+def _read_json(run: Run, name: str, needed: bool = True) -> dict[str, Any]:
+    try:
+        value = json.loads((run.folder / name).read_bytes())
+    except FileNotFoundError:
+        if needed:
+            run.problems.append(f"{name} is missing: the run is just starting, or ended before it could be written")
+        return {}
+    except OSError as error:
+        run.problems.append(f"{name} cannot be read: {error.strerror}")
+        return {}
+    except (ValueError, RecursionError):
+        run.problems.append(f"{name} is not JSON: half written, or damaged")
+        return {}
+    if not isinstance(value, dict):
+        run.problems.append(f"{name} is not a JSON object")
+        return {}
+    return finite(value)
+
+
+def _read_config(run: Run) -> dict[str, str]:
+    try:
+        config = yaml.load((run.folder / "config.yaml").read_text(encoding="utf-8"), Loader)
+        flat = flatten(config) if isinstance(config, dict) else {}
+    except FileNotFoundError:
+        if not run.trial:
+            run.problems.append("config.yaml is missing")
+        return {}
+    except OSError as error:
+        run.problems.append(f"config.yaml cannot be read: {error.strerror}")
+        return {}
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        where = f" from line {line + 1} on" if line is not None else ""
+        run.problems.append(f"config.yaml is not YAML{where}: half written, or damaged")
+        return {}
+    if "model" not in flat:
+        run.problems.append("config.yaml names no model: half written, or of another program")
+    return flat
+
+
+def _status(run: Run) -> str:
+    own, swept = (str(source.get(key) or "").lower() for source, key in ((run.summary, "status"), (run.trial, "state")))
+    own, swept = STATES.get(own, own), STATES.get(swept, swept)
+    if swept in ("pruned", "failed"):  # the sweep knows why it ended
+        return swept
+    return own or swept or "unknown"
+
+
+def _take_figures(run: Run, table: Table) -> None:
+    run.last, run.best = _numbers(run.summary.get("last")), _numbers(run.summary.get("best"))
+    from_table = table.last()
+    clocks = {name for name in from_table if name.endswith("seconds")}
+    run.last = {name: value for name, value in from_table.items() if name not in clocks} | run.last
+    for name in run.last:
+        higher = higher_is_better(name)
+        if name not in run.best and higher is not None and name in table.names and name.startswith("val/"):
+            _, values = table.column(name)
+            if len(values):
+                run.best[name] = float(values.max() if higher else values.min())
+    run.facts["val"] = _dict(run.summary.get("likelihood"))
+    for verb in ("validate", "test"):
+        if not (run.folder / f"{verb}.json").exists():
+            continue
+        report = _read_json(run, f"{verb}.json")
+        figures = {name: value for name, value in report.items() if name.startswith(("val/", "test/"))}
+        run.scored[verb] = _numbers(figures)
+        inside = {name.removeprefix("likelihood_"): v for name, v in report.items() if name.startswith("likelihood_")}
+        run.facts[verb] = inside | {key: report[key] for key in ("checkpoint", "images_seen", "n") if key in report}
+    for where, figures in {"val": run.last, **run.scored}.items():
+        kinds = {kind for name in figures if (kind := kind_of(name)) and not SIDE.search(name)}
+        told = run.facts.get(where, {}).get("kind")
+        if told and kinds and told not in kinds:
+            run.problems.append(f"bits per dimension are called {', '.join(sorted(kinds))}, but said to be {told}")
+
+
+def _numbers(value: Any) -> dict[str, float]:
+    return {str(name): number for name, number in _dict(value).items() if _is_number(number)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _dict(value: Any) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

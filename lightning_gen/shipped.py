@@ -1,0 +1,54 @@
+"""The configs and sweep files that come with the package; imports nothing slow."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from lightning_gen.errors import InputError
+
+
+def configs_folder() -> Path:
+    """Return the folder of the configs: in a wheel inside the package, in a checkout beside it."""
+    return _folder("configs", "configs")
+
+
+def sweeps_folder() -> Path:
+    """Return the folder of the sweep files: in a wheel inside the package, in a checkout beside it."""
+    return _folder("sweep_files", "sweeps")
+
+
+def find_config(name: str) -> Path:
+    """Return the path of a config file: as given, or ``configs/...`` among those of the package.
+
+    Raises:
+        InputError: for a file that is in neither place, naming the nearest one.
+    """
+    return _find(name, "configs", configs_folder(), "config file")
+
+
+def find_sweep(name: str) -> Path:
+    """Return the path of a sweep file: as given, or ``sweeps/...`` among those of the package.
+
+    Raises:
+        InputError: for a file that is in neither place, naming the nearest one.
+    """
+    return _find(name, "sweeps", sweeps_folder(), "sweep file")
+
+
+def _folder(inside: str, beside: str) -> Path:
+    package = Path(__file__).parent
+    return package / inside if (package / inside).is_dir() else package.parent / beside
+
+
+def _find(name: str, prefix: str, folder: Path, what: str) -> Path:
+    if Path(name).is_file():
+        return Path(name)
+    parts = Path(name).parts
+    if parts and parts[0] == prefix and (shipped := folder.joinpath(*parts[1:])).is_file():
+        return shipped
+    if Path(name).is_dir():
+        raise InputError(f"{name} is a folder: give a {what}")
+    known = sorted(f"{prefix}/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*.yaml"))
+    near = difflib.get_close_matches(name, known, 1)
+    raise InputError(f"no {what} {name}" + (f": did you mean {near[0]}?" if near else ""))

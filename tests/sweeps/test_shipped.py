@@ -1,0 +1,80 @@
+"""Every shipped sweep: its header is its command, and its command lines parse in both forms, on other images, too."""
+
+import re
+import shlex
+from dataclasses import replace
+
+import pytest
+
+from lightning_gen.commands.check_sweep import CommandCheck
+from lightning_gen.errors import InputError
+from lightning_gen.shipped import sweeps_folder
+from lightning_gen.sweeps.check import commands_to_check, fit_arguments
+from lightning_gen.sweeps.command import command_line
+from lightning_gen.sweeps.file import read_sweep, with_config
+
+SWEEPS = sorted(sweeps_folder().glob("*.yaml"))
+every_sweep = pytest.mark.parametrize("path", SWEEPS, ids=[path.stem for path in SWEEPS])
+
+
+@pytest.fixture(scope="module")
+def checker():
+    return CommandCheck()
+
+
+def header(path, mark: str) -> list[str]:
+    """Return the words after ``mark`` in the comments at the head of a file."""
+    found = re.search(rf"^# {mark}(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert found, f"{path} has no line '# {mark}...'"
+    return shlex.split(found[1])
+
+
+def test_there_are_sweeps():
+    assert {"gan", "gan-architecture", "classical", "classical-gaussian", "families"} <= {path.stem for path in SWEEPS}
+
+
+@every_sweep
+def test_the_header_is_the_command(path):
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    assert first.startswith(f"# lightning sweep sweeps/{path.name}")
+    assert header(path, "wandb sweep ")[0] == f"sweeps/{path.name},"
+
+
+@every_sweep
+def test_runs_are_of_lightning_and_named_after_the_file(path):
+    sweep = read_sweep(path)
+    assert sweep.command[:3] == ("${env}", "${program}", "fit")
+    assert sweep.program == "lightning"
+    assert sweep.name == path.stem
+    assert sweep.metric
+
+
+@every_sweep
+def test_every_value_parses(path, checker, tmp_path):
+    sweep = read_sweep(path)
+    for parameters in commands_to_check(sweep):
+        checker.check(fit_arguments(command_line(sweep, parameters, tmp_path)))
+
+
+@every_sweep
+def test_every_value_parses_as_json(path, checker, tmp_path):
+    sweep = read_sweep(path)
+    place = sweep.command.index("${args}")
+    command = (*sweep.command[:place], "--config", "${args_json_file}", *sweep.command[place + 1 :])
+    sweep = replace(sweep, command=command)
+    for parameters in commands_to_check(sweep):
+        args = fit_arguments(command_line(sweep, parameters, tmp_path))
+        if "config" in sweep.parameters:
+            with pytest.raises(InputError, match=r"^config: a config file cannot name another one"):
+                checker.check(args)
+        else:
+            checker.check(args)
+
+
+@every_sweep
+def test_other_images_are_one_override_away(path, checker, tmp_path):
+    file, option, config = header(path, "Other images: lightning sweep ")
+    assert (file, option) == (f"sweeps/{path.name}", "--config")
+    sweep = with_config(read_sweep(path), config)
+    for parameters in commands_to_check(sweep):
+        checker.check(fit_arguments(command_line(sweep, parameters, tmp_path)))
