@@ -9,15 +9,47 @@ from lightning_gen.distributions.gaussian import (
     FullGaussianComponents,
     LowRankGaussianComponents,
 )
+from lightning_gen.distributions.latents import (
+    DiagonalPosterior,
+    FlowPosterior,
+    FlowPrior,
+    FullPosterior,
+    MixturePrior,
+    Posterior,
+    Prior,
+    StandardNormal,
+    VampPrior,
+)
 from lightning_gen.distributions.noise import dequantization_noise
+from lightning_gen.distributions.pixels import (
+    BernoulliPixels,
+    CategoricalPixels,
+    GaussianPixels,
+    LogisticPixels,
+    PixelLikelihood,
+)
 
 __all__ = [
+    "BernoulliPixels",
     "CategoricalComponents",
+    "CategoricalPixels",
     "Components",
     "DiagonalGaussianComponents",
+    "DiagonalPosterior",
     "DiscretizedGaussian",
+    "FlowPosterior",
+    "FlowPrior",
     "FullGaussianComponents",
+    "FullPosterior",
+    "GaussianPixels",
+    "LogisticPixels",
     "LowRankGaussianComponents",
+    "MixturePrior",
+    "PixelLikelihood",
+    "Posterior",
+    "Prior",
+    "StandardNormal",
     "TreeComponents",
+    "VampPrior",
     "dequantization_noise",
 ]

@@ -27,18 +27,31 @@ class LogNormalMass(torch.autograd.Function):
         # By symmetry, both ends to the side where the smaller of the two tails lies.
         flip = a + b > 0
         low, high = torch.where(flip, -b, a), torch.where(flip, -a, b)
-        top = torch.special.log_ndtr(high)
-        ratio = torch.special.log_ndtr(low) - top
-        log_mass = top + torch.where(ratio > -math.log(2), (-ratio.expm1()).log(), (-ratio.exp()).log1p())
-        ctx.save_for_backward(a, b, log_mass)
-        return log_mass
+        # log Phi = log (Phi / phi) + log phi: far out, where log Phi is too large to subtract, the parts are not.
+        of_low, of_high = scaled_tail(low).log(), scaled_tail(high.clamp(max=0)).log()
+        gap = 0.5 * (high - low) * (high + low)
+        top = of_high - 0.5 * high.square() - 0.5 * math.log(2 * math.pi)
+        top = torch.where(high < 0, top, torch.log1p(-0.5 * torch.special.erfc(high * math.sqrt(0.5))))
+        hazard = torch.where(high < 0, -of_high, -0.5 * high.square() - 0.5 * math.log(2 * math.pi) - top)
+        ratio = of_low + gap + hazard  # log (Phi(low) / Phi(high))
+        log_rest = torch.where(ratio > -math.log(2), (-ratio.expm1()).log(), (-ratio.exp()).log1p())
+        ctx.save_for_backward(hazard - log_rest, gap, flip)
+        return top + log_rest
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        a, b, log_mass = ctx.saved_tensors
-        density = lambda x: (-0.5 * x.square() - 0.5 * math.log(2 * math.pi) - log_mass).exp()  # noqa: E731
+        log_density, gap, flip = ctx.saved_tensors  # at high, over the mass
+        of_high, of_low = log_density.exp(), (log_density + gap).exp()
         of_a, of_b = ctx.needs_input_grad
-        return (-grad * density(a) if of_a else None), (grad * density(b) if of_b else None)
+        return (
+            -grad * torch.where(flip, of_high, of_low) if of_a else None,
+            grad * torch.where(flip, of_low, of_high) if of_b else None,
+        )
+
+
+def scaled_tail(x: Tensor) -> Tensor:
+    r"""Return :math:`\Phi(x) / \varphi(x)` for :math:`x \le 0`, which stays in range where both factors do not."""
+    return math.sqrt(math.pi / 2) * torch.special.erfcx(x * -math.sqrt(0.5))
 
 
 class DiscretizedGaussian:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -46,6 +47,27 @@ class LatentSampler:
             uniform = torch.empty(n, latent_dim, dtype=torch.float64, device=device).uniform_(generator=generator)
             latent = torch.special.ndtri(uniform * (2 * edge.item() - 1) + (1 - edge.item())).float()
         return latent.mul_(self.temperature)
+
+
+class PriorSampler:
+    r"""How a model with a prior and a pixel likelihood draws: :math:`z \sim p(z)`, then pixels given z.
+
+    Args:
+        temperature: factor of a standard normal prior's latents, above 0.
+        pixels: "sample" draws pixels from their distribution, as the model's p(x) has it; "mean" takes their expected
+            values, the pictures usually shown, which are smoother than p(x).
+
+    Raises:
+        InputError: for a temperature that is not above 0, or other pixels.
+    """
+
+    def __init__(self, temperature: float = 1.0, pixels: Literal["sample", "mean"] = "sample"):
+        if not temperature > 0:
+            raise InputError(f"sampler.temperature must be above 0, got {temperature}")
+        if pixels not in ("sample", "mean"):
+            raise InputError(f"sampler.pixels must be sample or mean, got {pixels!r}")
+        self.temperature = temperature
+        self.pixels = pixels
 
 
 def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:

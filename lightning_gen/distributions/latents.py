@@ -1,0 +1,364 @@
+"""Priors and approximate posteriors of latents, in nats."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_gen.bijections import AffineAutoregressive, Bijection, Chain, Reverse
+from lightning_gen.errors import InputError
+
+LOG_2PI = math.log(2 * math.pi)
+WIDEST = 10.0  # of |log variance|: exponentials beyond say nothing, and overflow
+
+
+def normal_nats(x: Tensor, mean: Tensor | float = 0.0, log_variance: Tensor | float = 0.0) -> Tensor:
+    """Return the log density of independent normal coordinates, summed over the last dimension."""
+    log_variance = torch.as_tensor(log_variance, dtype=x.dtype, device=x.device)
+    return -0.5 * ((x - mean).square() * (-log_variance).exp() + log_variance + LOG_2PI).sum(-1)
+
+
+def normal_noise(size: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
+    """Return standard normal numbers, equal for equal generators whatever the precision of ``like``."""
+    noise = torch.randn(size, generator=generator, device=like.device, dtype=torch.float32)
+    return noise.to(like.dtype)
+
+
+def check_dims(owner: object, **values: int) -> None:
+    """Raise InputError unless every value is at least 1."""
+    for name, value in values.items():
+        if value < 1:
+            raise InputError(f"{type(owner).__name__}: {name} must be at least 1, got {value}")
+
+
+# --- posteriors -------------------------------------------------------------------------------------------------------
+
+
+class Posterior(nn.Module, ABC):
+    r"""Approximate posterior :math:`q(z \mid x)`: what an encoder's output means.
+
+    Args:
+        latent_dim: length D of a latent.
+
+    Raises:
+        InputError: for a latent without dimensions.
+    """
+
+    has_density = True
+    """Whether :meth:`log_prob` takes one pass for any latent, and depends on nothing but ``theta``."""
+
+    def __init__(self, latent_dim: int):
+        super().__init__()
+        check_dims(self, latent_dim=latent_dim)
+        self.latent_dim = latent_dim
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """Numbers that an encoder gives for each image."""
+
+    @abstractmethod
+    def draw(self, theta: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return latents (K, B, D) made of standard normal noise (K, B, D), differentiably in ``theta`` (B, outputs),
+        and their log density, nats (K, B)."""
+
+    @abstractmethod
+    def log_prob(self, theta: Tensor, latent: Tensor) -> Tensor:
+        """Return nats (K, B) of latents (K, B, D)."""
+
+    @abstractmethod
+    def mean(self, theta: Tensor) -> Tensor:
+        """Return the mean (B, D); of a flow, where the base's mean goes."""
+
+    def kl_from_normal(self, theta: Tensor) -> Tensor | None:
+        """Return KL(q || N(0, I)) of each dimension given those before it, (B, D), or None without a closed form."""
+        return None
+
+
+class DiagonalPosterior(Posterior):
+    r"""Independent normal coordinates (Kingma and Welling 2014).
+
+    .. math:: q(z \mid x) = N(\mu, \mathrm{diag}\, \sigma^2), \qquad
+        \mathrm{KL}_d = \tfrac12 (\mu_d^2 + \sigma_d^2 - 1 - \log \sigma_d^2)
+    """
+
+    @property
+    def outputs(self) -> int:
+        return 2 * self.latent_dim
+
+    def parts(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return means and log variances, each (B, D)."""
+        mean, log_variance = theta.chunk(2, -1)
+        return mean, log_variance.clamp(-WIDEST, WIDEST)
+
+    def draw(self, theta: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_variance = self.parts(theta)
+        nats = -0.5 * (noise.square() + log_variance + LOG_2PI).sum(-1)
+        return mean + (0.5 * log_variance).exp() * noise, nats
+
+    def log_prob(self, theta: Tensor, latent: Tensor) -> Tensor:
+        return normal_nats(latent, *self.parts(theta))
+
+    def mean(self, theta: Tensor) -> Tensor:
+        return self.parts(theta)[0]
+
+    def kl_from_normal(self, theta: Tensor) -> Tensor:
+        mean, log_variance = self.parts(theta)
+        return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+
+
+class FullPosterior(Posterior):
+    r"""Normal with all correlations: :math:`z = \mu + (\mathrm{diag}\, \sigma + S)\, \epsilon` with S strictly lower
+    triangular (Kingma and Welling 2019, section 2.5.1).
+
+    .. math:: \mathrm{KL}_d = \tfrac12 \big(\mu_d^2 + \sigma_d^2 + \textstyle\sum_{e < d} S_{de}^2 - 1
+        - \log \sigma_d^2\big)
+    """
+
+    @property
+    def outputs(self) -> int:
+        return 2 * self.latent_dim + self.latent_dim * (self.latent_dim - 1) // 2
+
+    def _parts(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        d = self.latent_dim
+        mean, log_variance, below = theta.split((d, d, d * (d - 1) // 2), -1)
+        factor = torch.diag_embed((0.5 * log_variance.clamp(-WIDEST, WIDEST)).exp())
+        rows, columns = torch.tril_indices(d, d, -1, device=theta.device)
+        factor = factor.index_put((torch.arange(len(theta), device=theta.device)[:, None], rows, columns), below)
+        return mean, factor, 0.5 * log_variance.clamp(-WIDEST, WIDEST).sum(-1)
+
+    def draw(self, theta: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        mean, factor, log_det = self._parts(theta)
+        return mean + torch.einsum("bij,kbj->kbi", factor, noise), normal_nats(noise) - log_det
+
+    def log_prob(self, theta: Tensor, latent: Tensor) -> Tensor:
+        mean, factor, log_det = self._parts(theta)
+        noise = torch.linalg.solve_triangular(factor, (latent - mean)[..., None], upper=False)[..., 0]
+        return normal_nats(noise) - log_det
+
+    def mean(self, theta: Tensor) -> Tensor:
+        return theta[:, : self.latent_dim]
+
+    def kl_from_normal(self, theta: Tensor) -> Tensor:
+        mean, factor, _ = self._parts(theta)
+        log_variance = 2 * factor.diagonal(dim1=-2, dim2=-1).log()
+        return 0.5 * (mean.square() + factor.square().sum(-1) - 1 - log_variance)
+
+
+class FlowPosterior(Posterior):
+    r"""Diagonal normal refined by inverse autoregressive flow (Kingma et al. 2016).
+
+    .. math:: z = f_T \circ \dots \circ f_1(z_0), \quad z_0 \sim N(\mu, \mathrm{diag}\, \sigma^2), \qquad
+        \log q(z) = \log q_0(z_0) - \sum_t \log |\det J_t|
+
+    Each step sees a context of the encoder, and the coordinates are reversed between steps.
+
+    Args:
+        latent_dim: length D of a latent.
+        steps: number T of autoregressive steps.
+        width: of their hidden layers.
+        context_dim: numbers of the encoder that each step sees.
+
+    Raises:
+        InputError: for a number below 1.
+    """
+
+    has_density = False
+
+    def __init__(self, latent_dim: int, steps: int = 2, width: int = 128, context_dim: int = 32):
+        super().__init__(latent_dim)
+        check_dims(self, steps=steps, context_dim=context_dim)
+        self.steps = steps
+        self.context_dim = context_dim
+        maps: list[Bijection] = []
+        for step in range(steps):
+            maps += [Reverse()] if step else []
+            maps.append(AffineAutoregressive(latent_dim, width, context_dim))
+        self.flow = Chain(maps)
+        self.base = DiagonalPosterior(latent_dim)
+
+    @property
+    def outputs(self) -> int:
+        return self.base.outputs + self.context_dim
+
+    def draw(self, theta: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        theta, context = theta.split((self.base.outputs, self.context_dim), -1)
+        latent, nats = self.base.draw(theta, noise)
+        latent, log_det = self.flow(latent, context)
+        return latent, nats - log_det
+
+    def log_prob(self, theta: Tensor, latent: Tensor) -> Tensor:
+        theta, context = theta.split((self.base.outputs, self.context_dim), -1)
+        base, log_det = self.flow.inverse(latent, context)
+        return self.base.log_prob(theta, base) + log_det
+
+    def mean(self, theta: Tensor) -> Tensor:
+        theta, context = theta.split((self.base.outputs, self.context_dim), -1)
+        return self.flow(self.base.mean(theta), context)[0]
+
+
+# --- priors -----------------------------------------------------------------------------------------------------------
+
+
+class Prior(nn.Module, ABC):
+    """Distribution p(z) of latents.
+
+    Args:
+        latent_dim: length D of a latent.
+
+    Raises:
+        InputError: for a latent without dimensions.
+    """
+
+    needs_encoder = False
+    """Whether :meth:`log_prob` and :meth:`sample` want to be told how images are encoded, see :class:`VampPrior`."""
+
+    def __init__(self, latent_dim: int):
+        super().__init__()
+        check_dims(self, latent_dim=latent_dim)
+        self.latent_dim = latent_dim
+
+    @abstractmethod
+    def log_prob(self, latent: Tensor) -> Tensor:
+        """Return nats (...) of latents (..., D)."""
+
+    @abstractmethod
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw latents (n, D)."""
+
+
+class StandardNormal(Prior):
+    """N(0, I)."""
+
+    def __init__(self, latent_dim: int):
+        super().__init__(latent_dim)
+        self.register_buffer("where", torch.zeros(()), persistent=False)
+
+    def log_prob(self, latent: Tensor) -> Tensor:
+        return normal_nats(latent)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        return normal_noise((n, self.latent_dim), self.where, generator)
+
+
+class MixturePrior(Prior):
+    r"""Mixture of K normals, :math:`p(z) = \sum_k \pi_k N(\mu_k, \sigma_k^2)`, all of whose numbers are learnt.
+
+    Args:
+        latent_dim: length D of a latent.
+        components: number K.
+
+    Raises:
+        InputError: for a number below 1.
+    """
+
+    def __init__(self, latent_dim: int, components: int = 10):
+        super().__init__(latent_dim)
+        check_dims(self, components=components)
+        self.components = components
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.means = nn.Parameter(torch.randn(components, latent_dim))
+        self.log_variances = nn.Parameter(torch.zeros(components, latent_dim))
+
+    def log_prob(self, latent: Tensor) -> Tensor:
+        nats = normal_nats(latent[..., None, :], self.means, self.log_variances.clamp(-WIDEST, WIDEST))
+        return torch.logsumexp(nats + torch.log_softmax(self.logits, 0), -1)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        chosen = torch.multinomial(torch.softmax(self.logits, 0), n, replacement=True, generator=generator)
+        noise = normal_noise((n, self.latent_dim), self.means, generator)
+        return self.means[chosen] + (0.5 * self.log_variances.clamp(-WIDEST, WIDEST)[chosen]).exp() * noise
+
+
+class VampPrior(Prior):
+    r"""Mixture of the approximate posteriors of K learnt pseudo-images, :math:`p(z) = \frac1K \sum_k q(z \mid u_k)`
+    (Tomczak and Welling 2018).
+
+    The model says by :meth:`attach` how images are encoded.
+
+    Args:
+        latent_dim: length D of a latent.
+        components: number K of pseudo-images.
+
+    Raises:
+        InputError: for a number below 1.
+    """
+
+    needs_encoder = True
+
+    def __init__(self, latent_dim: int, components: int = 50):
+        super().__init__(latent_dim)
+        check_dims(self, components=components)
+        self.components = components
+        self.images: nn.Parameter | None = None
+        self._parts: tuple[Posterior, Callable[[Tensor], Tensor]] | None = None
+
+    def attach(self, posterior: Posterior, encode: Callable[[Tensor], Tensor], shape: tuple[int, int, int]) -> None:
+        """Learn how images are encoded, and make pseudo-images of ``shape``.
+
+        Raises:
+            InputError: for a posterior whose density at other latents is not known.
+        """
+        if not posterior.has_density:
+            name = type(posterior).__name__
+            raise InputError(f"VampPrior needs the density of given latents in one pass, which {name} has not")
+        self._parts = posterior, encode
+        self.images = nn.Parameter(0.5 * torch.randn(self.components, *shape))
+
+    def _theta(self) -> tuple[Posterior, Tensor]:
+        posterior, encode = self._parts
+        return posterior, encode(F.hardtanh(self.images))
+
+    def log_prob(self, latent: Tensor) -> Tensor:
+        posterior, theta = self._theta()
+        flat = latent.reshape(-1, 1, self.latent_dim).expand(-1, self.components, -1)
+        nats = torch.logsumexp(posterior.log_prob(theta, flat), -1) - math.log(self.components)
+        return nats.view(latent.shape[:-1])
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        posterior, theta = self._theta()
+        chosen = torch.randint(self.components, (n,), generator=generator, device=theta.device)
+        noise = normal_noise((1, n, self.latent_dim), theta, generator)
+        return posterior.draw(theta[chosen], noise)[0][0]
+
+
+class FlowPrior(Prior):
+    r"""Standard normal pulled back through a flow (Chen et al. 2017).
+
+    .. math:: \log p(z) = \log N(f(z); 0, I) + \log |\det \partial f / \partial z|
+
+    With autoregressive steps, densities take one pass and samples D passes (Papamakarios et al. 2017). Given the
+    coordinates before it, none is narrower than N(0, 1): the scale of latents is the encoder's to choose.
+
+    Args:
+        latent_dim: length D of a latent.
+        steps: number of autoregressive steps, with reversed coordinates between them.
+        width: of their hidden layers.
+
+    Raises:
+        InputError: for a number below 1.
+    """
+
+    def __init__(self, latent_dim: int, steps: int = 4, width: int = 128):
+        super().__init__(latent_dim)
+        check_dims(self, steps=steps)
+        self.steps = steps
+        maps: list[Bijection] = []
+        for step in range(steps):
+            maps += [Reverse()] if step else []
+            maps.append(AffineAutoregressive(latent_dim, width))
+        self.flow = Chain(maps)
+
+    def log_prob(self, latent: Tensor) -> Tensor:
+        noise, log_det = self.flow(latent)
+        return normal_nats(noise) + log_det
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        noise = normal_noise((n, self.latent_dim), next(self.flow.parameters()), generator)
+        with torch.no_grad():
+            return self.flow.inverse(noise)[0]

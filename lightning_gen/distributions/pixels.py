@@ -1,0 +1,280 @@
+"""Distributions of a pixel's level given what a decoder says of it; each sums to 1 over the levels."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_gen.distributions.discretized_gaussian import LogNormalMass
+from lightning_gen.errors import InputError
+from lightning_gen.spec import ImageSpec
+
+OPEN = 1e6  # unit values; in place of infinity, whose derivative by the scale would not be a number
+
+
+class PixelLikelihood(nn.Module, ABC):
+    r"""Distribution :math:`p(x \mid \theta)` of an image's levels whose pixels are independent given :math:`\theta`.
+
+    A decoder gives :math:`\theta`, ``planes`` numbers for each place of the image: (B, planes, H, W). The channels of
+    one pixel may depend on each other.
+
+    Args:
+        spec: of the images.
+    """
+
+    def __init__(self, spec: ImageSpec):
+        super().__init__()
+        self.spec = ImageSpec.of(spec)
+
+    @property
+    @abstractmethod
+    def planes(self) -> int:
+        """Numbers that a decoder gives for each place of the image."""
+
+    @abstractmethod
+    def place_nats(self, levels: Tensor, theta: Tensor) -> Tensor:
+        """Return log p of each place's levels, summed over channels: nats (B, H, W) of levels (B, C, H, W)."""
+
+    def log_prob(self, levels: Tensor, theta: Tensor) -> Tensor:
+        """Return nats (B,) of levels (B, C, H, W), differentiable in ``theta`` (B, planes, H, W)."""
+        return self.place_nats(levels, theta).flatten(1).sum(1)
+
+    @abstractmethod
+    def sample(self, theta: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw levels (B, C, H, W), uint8."""
+
+    @abstractmethod
+    def mean(self, theta: Tensor) -> Tensor:
+        """Return expected unit values (B, C, H, W), for pictures: before discretization where there is one."""
+
+    def _grouped(self, theta: Tensor, *sizes: int) -> list[Tensor]:
+        """Split the planes into groups of these sizes."""
+        if theta.shape[1] != self.planes:
+            raise InputError(f"{type(self).__name__}: expected {self.planes} planes, got {theta.shape[1]}")
+        return list(theta.split(sizes, 1))
+
+
+class BernoulliPixels(PixelLikelihood):
+    r"""Independent coins, :math:`p(x = 1) = \sigma(\theta)`: of images of two levels alone.
+
+    On images of more levels it is no probability of them, though often used as if it were: the figures that come out
+    cannot be compared with anything.
+
+    Raises:
+        InputError: for images of more than two levels.
+    """
+
+    def __init__(self, spec: ImageSpec):
+        super().__init__(spec)
+        if self.spec.levels != 2:
+            raise InputError(
+                f"BernoulliPixels is a probability of images of 2 levels, and these have {self.spec.levels}: give "
+                "CategoricalPixels or LogisticPixels"
+            )
+
+    @property
+    def planes(self) -> int:
+        return self.spec.channels
+
+    def place_nats(self, levels: Tensor, theta: Tensor) -> Tensor:
+        return -F.binary_cross_entropy_with_logits(theta, levels.to(theta.dtype), reduction="none").sum(1)
+
+    def sample(self, theta: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return torch.bernoulli(torch.sigmoid(theta), generator=generator).to(torch.uint8)
+
+    def mean(self, theta: Tensor) -> Tensor:
+        return 2 * torch.sigmoid(theta) - 1
+
+
+class CategoricalPixels(PixelLikelihood):
+    r"""Independent categorical levels, :math:`p(x = \ell) = \mathrm{softmax}(\theta)_\ell`: L numbers for each."""
+
+    @property
+    def planes(self) -> int:
+        return self.spec.channels * self.spec.levels
+
+    def _logits(self, theta: Tensor) -> Tensor:
+        (theta,) = self._grouped(theta, self.planes)
+        return theta.unflatten(1, (self.spec.channels, self.spec.levels)).movedim(2, -1)
+
+    def place_nats(self, levels: Tensor, theta: Tensor) -> Tensor:
+        log_probs = torch.log_softmax(self._logits(theta), -1)
+        return log_probs.gather(-1, levels.to(torch.int64)[..., None])[..., 0].sum(1)
+
+    def sample(self, theta: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        probabilities = torch.softmax(self._logits(theta), -1)
+        drawn = torch.multinomial(probabilities.flatten(0, -2), 1, generator=generator)
+        return drawn.view(probabilities.shape[:-1]).to(torch.uint8)
+
+    def mean(self, theta: Tensor) -> Tensor:
+        values = self.spec.to_unit(torch.arange(self.spec.levels, device=theta.device), theta.dtype)
+        return torch.softmax(self._logits(theta), -1) @ values
+
+
+class BinnedPixels(PixelLikelihood):
+    """What distributions of real numbers that are integrated over the levels' bins have in common.
+
+    Level l is the bin of width 2 / (L - 1) around its unit value; the outermost bins are open.
+    """
+
+    @property
+    def half_bin(self) -> float:
+        """Half the width of a level's bin, in unit values."""
+        return 1 / (self.spec.levels - 1)
+
+    def ends(self, levels: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the lower and upper ends of levels' bins, in unit values."""
+        centre = self.spec.to_unit(levels, dtype)
+        low = (centre - self.half_bin).masked_fill(levels == 0, -OPEN)
+        return low, (centre + self.half_bin).masked_fill(levels == self.spec.levels - 1, OPEN)
+
+
+class GaussianPixels(BinnedPixels):
+    r"""Gaussians of learnt mean and scale, integrated over the bins of the levels.
+
+    .. math:: p(\ell) = \Phi\Big(\frac{u_\ell + \delta - \mu}{\sigma}\Big)
+        - \Phi\Big(\frac{u_\ell - \delta - \mu}{\sigma}\Big)
+
+    Args:
+        spec: of the images.
+        scale: "pixel" lets the decoder give :math:`\log \sigma` of each pixel; "shared" learns one for all, which is
+            where the likelihood is best for a given decoder (sigma-VAE: Rybkin et al. 2021).
+        smallest: lower bound of :math:`\sigma`, in unit values: below a fraction of a bin nothing is won.
+
+    Raises:
+        InputError: for another scale, or a bound that is not above 0.
+    """
+
+    def __init__(self, spec: ImageSpec, scale: str = "pixel", smallest: float = 1e-3):
+        super().__init__(spec)
+        if scale not in ("pixel", "shared"):
+            raise InputError(f"GaussianPixels: scale must be pixel or shared, got {scale!r}")
+        if not smallest > 0:
+            raise InputError(f"GaussianPixels: smallest must be above 0, got {smallest}")
+        self.scale = scale
+        self.smallest = smallest
+        self.log_sigma = nn.Parameter(torch.tensor(-1.0)) if scale == "shared" else None
+
+    @property
+    def planes(self) -> int:
+        return self.spec.channels * (2 if self.scale == "pixel" else 1)
+
+    def _parts(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return means and standard deviations, each broadcastable to (B, C, H, W)."""
+        if self.log_sigma is not None:
+            (mean,) = self._grouped(theta, self.planes)
+            log_sigma = self.log_sigma
+        else:
+            mean, log_sigma = self._grouped(theta, self.spec.channels, self.spec.channels)
+        return mean, log_sigma.clamp(min=math.log(self.smallest), max=5.0).exp()
+
+    def place_nats(self, levels: Tensor, theta: Tensor) -> Tensor:
+        mean, sigma = self._parts(theta)
+        low, high = self.ends(levels, theta.dtype)
+        return LogNormalMass.apply((low - mean) / sigma, (high - mean) / sigma).sum(1)
+
+    def sample(self, theta: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        mean, sigma = self._parts(theta)
+        return self.spec.to_levels(mean + sigma * torch.empty_like(mean).normal_(generator=generator))
+
+    def mean(self, theta: Tensor) -> Tensor:
+        return self._parts(theta)[0].clamp(-1, 1)
+
+
+class LogisticPixels(BinnedPixels):
+    r"""Mixture of K logistic distributions, integrated over the bins of the levels (Salimans et al. 2017, PixelCNN++).
+
+    .. math:: p(x) = \sum_k \pi_k \prod_c \Big[\varsigma\Big(\frac{x_c + \delta - \mu_{kc}(x_{<c})}{s_{kc}}\Big)
+        - \varsigma\Big(\frac{x_c - \delta - \mu_{kc}(x_{<c})}{s_{kc}}\Big)\Big], \qquad
+        \mu_{kc}(x_{<c}) = m_{kc} + \sum_{d < c} \tanh(a_{kcd})\, x_d
+
+    The channels of a pixel share their component, and each one's mean depends on the channels before it, in unit
+    values. The mass of a bin is computed without cancellation as
+    :math:`\varsigma(b)\, \varsigma(-a)\, (1 - e^{a - b})` of its standardised ends :math:`a < b`.
+
+    Args:
+        spec: of the images.
+        components: number K; 1 is the discretized logistic (Kingma et al. 2016).
+        smallest: lower bound of the scales s, in unit values.
+
+    Raises:
+        InputError: for numbers that are not above 0.
+    """
+
+    def __init__(self, spec: ImageSpec, components: int = 5, smallest: float = 1e-3):
+        super().__init__(spec)
+        if components < 1:
+            raise InputError(f"LogisticPixels: components must be at least 1, got {components}")
+        if not smallest > 0:
+            raise InputError(f"LogisticPixels: smallest must be above 0, got {smallest}")
+        self.components = components
+        self.smallest = smallest
+
+    @property
+    def _pairs(self) -> int:
+        return self.spec.channels * (self.spec.channels - 1) // 2
+
+    @property
+    def planes(self) -> int:
+        return self.components * (1 + 2 * self.spec.channels + self._pairs)
+
+    def _parts(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return logits (B, K, H, W), means and log scales (B, K, C, H, W), and couplings (B, K, pairs, H, W)."""
+        k, c = self.components, self.spec.channels
+        logits, means, log_scales, couplings = self._grouped(theta, k, k * c, k * c, k * self._pairs)
+        log_scales = log_scales.clamp(min=math.log(self.smallest), max=5.0)
+        # Spread at the start: components that begin as one would stay together.
+        offsets = torch.linspace(-1, 1, k + 2, dtype=theta.dtype, device=theta.device)[1:-1]
+        means = means.unflatten(1, (k, c)) + offsets.view(k, 1, 1, 1)
+        return logits, means, log_scales.unflatten(1, (k, c)), torch.tanh(couplings.unflatten(1, (k, self._pairs)))
+
+    def _coupled(self, means: Tensor, couplings: Tensor, before: Tensor, c: int) -> Tensor:
+        """Return means (B, K, H, W) of channel ``c``, given the unit values of the channels before it."""
+        mean = means[:, :, c]
+        for d in range(c):
+            mean = mean + couplings[:, :, c * (c - 1) // 2 + d] * before[:, None, d]
+        return mean
+
+    def place_nats(self, levels: Tensor, theta: Tensor) -> Tensor:
+        logits, means, log_scales, couplings = self._parts(theta)
+        unit = self.spec.to_unit(levels, theta.dtype)
+        nats = torch.log_softmax(logits, 1)
+        for c in range(self.spec.channels):
+            level, inverse = levels[:, None, c], (-log_scales[:, :, c]).exp()
+            from_mean = unit[:, None, c] - self._coupled(means, couplings, unit, c)
+            low, high = (from_mean - self.half_bin) * inverse, (from_mean + self.half_bin) * inverse
+            inside = torch.log(-torch.expm1(-2 * self.half_bin * inverse))
+            nats = (
+                nats
+                + F.logsigmoid(high).masked_fill(level == self.spec.levels - 1, 0.0)
+                + F.logsigmoid(-low).masked_fill(level == 0, 0.0)
+                + inside.masked_fill((level == 0) | (level == self.spec.levels - 1), 0.0)
+            )
+        return torch.logsumexp(nats, 1)
+
+    def sample(self, theta: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        logits, means, log_scales, couplings = self._parts(theta)
+        shares = torch.softmax(logits, 1).movedim(1, -1)
+        chosen = torch.multinomial(shares.flatten(0, -2), 1, generator=generator).view(shares.shape[:-1])[:, None]
+        levels = []
+        unit = torch.empty(len(theta), 0, *theta.shape[2:], dtype=theta.dtype, device=theta.device)
+        for c in range(self.spec.channels):
+            uniform = torch.empty_like(logits[:, :1]).uniform_(generator=generator).clamp(1e-6, 1 - 1e-6)
+            mean = self._coupled(means, couplings, unit, c).gather(1, chosen)
+            scale = log_scales[:, :, c].gather(1, chosen).exp()
+            levels.append(self.spec.to_levels(mean + scale * torch.logit(uniform)))
+            unit = torch.cat([unit, self.spec.to_unit(levels[-1], theta.dtype)], 1)
+        return torch.cat(levels, 1)
+
+    def mean(self, theta: Tensor) -> Tensor:
+        logits, means, _, couplings = self._parts(theta)
+        shares = torch.softmax(logits, 1)
+        unit = torch.empty(len(theta), 0, *theta.shape[2:], dtype=theta.dtype, device=theta.device)
+        for c in range(self.spec.channels):
+            mean = (shares * self._coupled(means, couplings, unit, c)).sum(1, keepdim=True)
+            unit = torch.cat([unit, mean.clamp(-1, 1)], 1)
+        return unit

@@ -1,0 +1,288 @@
+"""Encoders and decoders of latent variable models: perceptrons, convolutions, residual blocks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_gen.errors import InputError
+from lightning_gen.networks.conditional import check_conditional
+from lightning_gen.networks.dcgan import doublings
+from lightning_gen.networks.mlp import check_positive
+from lightning_gen.spec import ImageSpec
+
+
+class LabelledRows(nn.Module):
+    """What joins rows (B, n) with the one-hot class of each, where a network is conditional.
+
+    Args:
+        owner: the network, named in messages.
+        spec: the images.
+        conditional: whether there is anything to join.
+    """
+
+    def __init__(self, owner: nn.Module, spec: ImageSpec, conditional: bool):
+        super().__init__()
+        if conditional:
+            check_conditional(owner, spec)
+        self.columns = spec.num_classes if conditional else 0
+        self.owner = type(owner).__name__
+
+    def forward(self, rows: Tensor, labels: Tensor | None) -> Tensor:
+        if not self.columns:
+            return rows
+        if labels is None:
+            raise InputError(f"{self.owner} is class-conditional: give labels")
+        return torch.cat([rows, F.one_hot(labels.to(torch.int64), self.columns).to(rows.dtype)], 1)
+
+
+def perceptron(inputs: int, widths: Sequence[int], outputs: int, dropout: float) -> nn.Sequential:
+    """Return Linear -> SiLU (-> dropout) of these widths, and a last Linear."""
+    layers: list[nn.Module] = []
+    for width in widths:
+        layers += [nn.Linear(inputs, width), nn.SiLU()]
+        layers += [nn.Dropout(dropout)] if dropout else []
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(inputs, outputs))
+
+
+def check_perceptron(owner: nn.Module, widths: Sequence[int], dropout: float, **sizes: int) -> None:
+    """Raise InputError for a size below 1, or a dropout out of range."""
+    check_positive(owner, **sizes, **{f"widths[{i}]": width for i, width in enumerate(widths)})
+    if not 0 <= dropout < 1:
+        raise InputError(f"{type(owner).__name__}: dropout must be in [0, 1), got {dropout}")
+
+
+class MLPEncoder(nn.Module):
+    """Perceptron from an image of any shape to the numbers that a posterior is made of (Kingma and Welling 2014).
+
+    Args:
+        spec: images.
+        outputs: how many numbers.
+        widths: widths of the hidden layers.
+        dropout: share of hidden units that training leaves out (Srivastava et al. 2014).
+        conditional: whether labels are joined to the image, one-hot (Sohn et al. 2015).
+
+    Raises:
+        InputError: for a number out of range, or a conditional one of images without classes.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        outputs: int,
+        widths: Sequence[int] = (1024,),
+        dropout: float = 0.0,
+        conditional: bool = False,
+    ):
+        super().__init__()
+        check_perceptron(self, widths, dropout, outputs=outputs)
+        self.conditional = conditional
+        self.join = LabelledRows(self, spec, conditional)
+        self.net = perceptron(spec.dims + self.join.columns, widths, outputs, dropout)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map unit images (B, C, H, W) to (B, outputs)."""
+        return self.net(self.join(images.flatten(1), labels))
+
+
+class MLPDecoder(nn.Module):
+    """Perceptron from a latent to the numbers that a pixel likelihood is made of, for images of any shape.
+
+    Args:
+        spec: images.
+        latent_dim: size of the latent.
+        planes: numbers for each place of the image.
+        widths: widths of the hidden layers; empty for a linear decoder.
+        dropout: share of hidden units that training leaves out.
+        conditional: whether labels are joined to the latent, one-hot.
+
+    Raises:
+        InputError: for a number out of range, or a conditional one of images without classes.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        latent_dim: int,
+        planes: int,
+        widths: Sequence[int] = (1024,),
+        dropout: float = 0.0,
+        conditional: bool = False,
+    ):
+        super().__init__()
+        check_perceptron(self, widths, dropout, latent_dim=latent_dim, planes=planes)
+        self.conditional = conditional
+        self.shape = planes, spec.height, spec.width
+        self.join = LabelledRows(self, spec, conditional)
+        self.net = perceptron(latent_dim + self.join.columns, widths, planes * spec.height * spec.width, dropout)
+
+    def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map latents (B, latent_dim) to (B, planes, H, W)."""
+        return self.net(self.join(latent, labels)).unflatten(1, self.shape)
+
+
+class ConvEncoder(nn.Module):
+    """Stride-2 convolutions that halve the side, then one linear map.
+
+    Args:
+        spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128.
+        outputs: how many numbers.
+        width: channels of the largest maps; they double with each halving of the side.
+        max_width: upper bound on the channels.
+        conditional: whether labels are joined, one-hot, before the linear map.
+
+    Raises:
+        InputError: for an image shape or width that it cannot take, or a conditional one of images without classes.
+    """
+
+    def __init__(self, spec: ImageSpec, outputs: int, width: int = 32, max_width: int = 256, conditional: bool = False):
+        super().__init__()
+        check_positive(self, outputs=outputs, width=width, max_width=max_width)
+        side, k = doublings(spec, self)
+        self.conditional = conditional
+        self.join = LabelledRows(self, spec, conditional)
+        channels = [min(width * 2**i, max_width) for i in range(k + 1)]
+        layers: list[nn.Module] = [nn.Conv2d(spec.channels, channels[0], 3, padding=1), nn.SiLU()]
+        for inputs, size in itertools.pairwise(channels):
+            layers += [nn.Conv2d(inputs, size, 4, stride=2, padding=1), nn.SiLU()]
+        self.convolutions = nn.Sequential(*layers, nn.Flatten())
+        self.last = nn.Linear(channels[-1] * side**2 + self.join.columns, outputs)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map unit images (B, C, H, W) to (B, outputs)."""
+        return self.last(self.join(self.convolutions(images), labels))
+
+
+class ConvDecoder(nn.Module):
+    """Mirror of :class:`ConvEncoder`: a linear map to a x a, then transposed convolutions that double the side.
+
+    Args:
+        spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128.
+        latent_dim: size of the latent.
+        planes: numbers for each place of the image.
+        width: channels of the largest maps; they double with each halving of the side.
+        max_width: upper bound on the channels.
+        conditional: whether labels are joined to the latent, one-hot.
+
+    Raises:
+        InputError: for an image shape or width that it cannot make, or a conditional one of images without classes.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        latent_dim: int,
+        planes: int,
+        width: int = 32,
+        max_width: int = 256,
+        conditional: bool = False,
+    ):
+        super().__init__()
+        check_positive(self, latent_dim=latent_dim, planes=planes, width=width, max_width=max_width)
+        self.side, k = doublings(spec, self)
+        self.conditional = conditional
+        self.join = LabelledRows(self, spec, conditional)
+        channels = [min(width * 2**i, max_width) for i in reversed(range(k + 1))]
+        self.first = nn.Linear(latent_dim + self.join.columns, channels[0] * self.side**2)
+        layers: list[nn.Module] = [nn.SiLU()]
+        for inputs, size in itertools.pairwise(channels):
+            layers += [nn.ConvTranspose2d(inputs, size, 4, stride=2, padding=1), nn.SiLU()]
+        self.convolutions = nn.Sequential(*layers, nn.Conv2d(channels[-1], planes, 3, padding=1))
+
+    def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map latents (B, latent_dim) to (B, planes, H, W)."""
+        hidden = self.first(self.join(latent, labels)).unflatten(1, (-1, self.side, self.side))
+        return self.convolutions(hidden)
+
+
+class ResidualUnit(nn.Module):
+    """x + two 3x3 convolutions, each after a SiLU; the second is 0 at the start, so that the unit begins as nothing."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.silu(self.first(F.silu(x))))
+
+
+class ResNetEncoder(nn.Module):
+    """Residual units without normalisation, on maps that average pooling halves, then one linear map.
+
+    Args:
+        spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128.
+        outputs: how many numbers.
+        width: channels of all maps.
+        depth: residual units at each side.
+        conditional: whether labels are joined, one-hot, before the linear map.
+
+    Raises:
+        InputError: for an image shape or width that it cannot take, or a conditional one of images without classes.
+    """
+
+    def __init__(self, spec: ImageSpec, outputs: int, width: int = 64, depth: int = 2, conditional: bool = False):
+        super().__init__()
+        check_positive(self, outputs=outputs, width=width, depth=depth)
+        side, k = doublings(spec, self)
+        self.conditional = conditional
+        self.join = LabelledRows(self, spec, conditional)
+        layers: list[nn.Module] = [nn.Conv2d(spec.channels, width, 3, padding=1)]
+        for level in range(k + 1):
+            layers += [nn.AvgPool2d(2)] if level else []
+            layers += [ResidualUnit(width) for _ in range(depth)]
+        self.units = nn.Sequential(*layers, nn.SiLU(), nn.Flatten())
+        self.last = nn.Linear(width * side**2 + self.join.columns, outputs)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map unit images (B, C, H, W) to (B, outputs)."""
+        return self.last(self.join(self.units(images), labels))
+
+
+class ResNetDecoder(nn.Module):
+    """Mirror of :class:`ResNetEncoder`: a linear map to a x a, residual units, nearest upsampling between sides.
+
+    Args:
+        spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128.
+        latent_dim: size of the latent.
+        planes: numbers for each place of the image.
+        width: channels of all maps.
+        depth: residual units at each side.
+        conditional: whether labels are joined to the latent, one-hot.
+
+    Raises:
+        InputError: for an image shape or width that it cannot make, or a conditional one of images without classes.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        latent_dim: int,
+        planes: int,
+        width: int = 64,
+        depth: int = 2,
+        conditional: bool = False,
+    ):
+        super().__init__()
+        check_positive(self, latent_dim=latent_dim, planes=planes, width=width, depth=depth)
+        self.side, k = doublings(spec, self)
+        self.conditional = conditional
+        self.join = LabelledRows(self, spec, conditional)
+        self.first = nn.Linear(latent_dim + self.join.columns, width * self.side**2)
+        layers: list[nn.Module] = []
+        for level in range(k + 1):
+            layers += [nn.Upsample(scale_factor=2)] if level else []
+            layers += [ResidualUnit(width) for _ in range(depth)]
+        self.units = nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(width, planes, 3, padding=1))
+
+    def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map latents (B, latent_dim) to (B, planes, H, W)."""
+        hidden = self.first(self.join(latent, labels)).unflatten(1, (-1, self.side, self.side))
+        return self.units(hidden)

@@ -1,0 +1,245 @@
+"""The top-down network of hierarchical VAEs, with inference that shares its path (ladder)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_gen.errors import InputError
+from lightning_gen.networks.conditional import check_conditional
+from lightning_gen.networks.mlp import check_positive
+from lightning_gen.spec import ImageSpec
+
+WIDEST = 8.0  # of |log sigma|
+
+
+class LadderPass(NamedTuple):
+    """What one pass says of N rows.
+
+    Args:
+        planes: what the pixel likelihood is made of, (N, planes, H, W).
+        log_prior: :math:`\\log p(z)` of the latents of all layers, nats (N,).
+        log_posterior: :math:`\\log q(z \\mid x)`, nats (N,); of a pass without images the same as the prior's.
+        kl: the divergence of each layer, nats (N, L); 0 without images.
+        noise: the latents as the prior's own standard normal noise, (N, Z).
+    """
+
+    planes: Tensor
+    log_prior: Tensor
+    log_posterior: Tensor
+    kl: Tensor
+    noise: Tensor
+
+
+class Bottleneck(nn.Module):
+    """Four convolutions, 1x1, 3x3, 3x3, 1x1, each after a GELU, the inner ones narrower; maybe on top of a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, inner: int, side: int, residual: bool = False, dropout: float = 0.0):
+        super().__init__()
+        kernel = 3 if side > 2 else 1
+        self.residual = residual
+        self.layers = nn.Sequential(
+            nn.GELU(),
+            nn.Conv2d(inputs, inner, 1),
+            nn.GELU(),
+            nn.Conv2d(inner, inner, kernel, padding=kernel // 2),
+            nn.GELU(),
+            nn.Conv2d(inner, inner, kernel, padding=kernel // 2),
+            nn.GELU(),
+            *([nn.Dropout(dropout)] if dropout else []),
+            nn.Conv2d(inner, outputs, 1),
+        )
+
+    @property
+    def last(self) -> nn.Conv2d:
+        """The convolution that writes."""
+        return self.layers[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x) if self.residual else self.layers(x)
+
+
+class LadderLayer(nn.Module):
+    """One latent: its prior given the path, its posterior given path and image, and what it adds to the path."""
+
+    def __init__(self, width: int, inner: int, latent_channels: int, side: int, dropout: float):
+        super().__init__()
+        self.side = side
+        self.latent_channels = latent_channels
+        self.prior = Bottleneck(width, 2 * latent_channels + width, inner, side, dropout=dropout)
+        self.posterior = Bottleneck(2 * width, 2 * latent_channels, inner, side, dropout=dropout)
+        self.read = nn.Conv2d(latent_channels, width, 1)
+        self.block = Bottleneck(width, width, inner, side, residual=True, dropout=dropout)
+        # At the start prior and posterior are N(0, I), and the prior adds nothing to the path.
+        nn.init.zeros_(self.prior.last.weight)
+        nn.init.zeros_(self.prior.last.bias)
+
+    @property
+    def numbers(self) -> int:
+        """Latent numbers of the layer."""
+        return self.latent_channels * self.side**2
+
+    def forward(self, path: Tensor, seen: Tensor | None, noise: Tensor) -> tuple[Tensor, ...]:
+        """Return (path, log p, log q, KL, the latent as the prior's noise), noise being (N, numbers)."""
+        c = self.latent_channels
+        mean, log_sigma, feature = self.prior(path).split((c, c, path.shape[1]), 1)
+        log_sigma = log_sigma.clamp(-WIDEST, WIDEST)
+        noise = noise.unflatten(1, (c, self.side, self.side))
+        if seen is None:
+            latent = mean + log_sigma.exp() * noise
+            standard, own_nats = noise, None
+        else:
+            own_mean, own_log_sigma = self.posterior(torch.cat([path, seen], 1)).chunk(2, 1)
+            own_log_sigma = own_log_sigma.clamp(-WIDEST, WIDEST)
+            latent = own_mean + own_log_sigma.exp() * noise
+            standard = (latent - mean) * (-log_sigma).exp()
+            own_nats = _nats(noise, own_log_sigma)
+        nats = _nats(standard, log_sigma)
+        divergence = torch.zeros_like(nats)
+        if seen is not None:
+            ratio = (own_log_sigma - log_sigma).exp()
+            shift = (own_mean - mean) * (-log_sigma).exp()
+            each = 0.5 * (ratio.square() + shift.square() - 1) - (own_log_sigma - log_sigma)
+            divergence = each.flatten(1).sum(1)
+        path = self.block(path + feature + self.read(latent))
+        return path, nats, nats if own_nats is None else own_nats, divergence, standard.flatten(1)
+
+
+def _nats(noise: Tensor, log_sigma: Tensor) -> Tensor:
+    return -(0.5 * noise.square() + log_sigma + 0.5 * math.log(2 * math.pi)).flatten(1).sum(1)
+
+
+class LadderNetwork(nn.Module):
+    r"""Encoder and decoder of a hierarchical VAE in the form of Child (2021), after Sønderby et al. (2016).
+
+    .. math:: p(z) = \prod_l p(z_l \mid z_{<l}), \qquad q(z \mid x) = \prod_l q(z_l \mid z_{<l}, x)
+
+    Both run top down along one path: each layer's prior reads the path, its posterior also what a bottom-up pass of
+    residual blocks has seen of the image at that side, and its latent is added to the path. Blocks are four
+    convolutions without normalisation, whose last ones begin :math:`\sqrt{1 / N}` times smaller, N being their number.
+
+    Args:
+        spec: square images, at most 128.
+        planes: numbers for each place of the image.
+        sides: from the image's own to the coarsest, decreasing.
+        depths: layers of latents at each of the sides; the bottom-up pass has as many blocks there.
+        width: channels of the path.
+        latent_channels: channels of each layer's latent.
+        bottleneck: width of the inner convolutions, as a share.
+        dropout: share of inner units that training leaves out.
+        conditional: whether labels choose where the path begins.
+
+    Raises:
+        InputError: for sides that do not begin with the image's or do not decrease, or a number out of range.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        planes: int,
+        sides: Sequence[int] = (8, 4, 1),
+        depths: Sequence[int] = (2, 2, 2),
+        width: int = 64,
+        latent_channels: int = 8,
+        bottleneck: float = 0.5,
+        dropout: float = 0.0,
+        conditional: bool = False,
+    ):
+        super().__init__()
+        check_positive(self, planes=planes, width=width, latent_channels=latent_channels)
+        check_positive(self, **{f"sides[{i}]": side for i, side in enumerate(sides)})
+        check_positive(self, **{f"depths[{i}]": depth for i, depth in enumerate(depths)})
+        if spec.height != spec.width or spec.height > 128:
+            raise InputError(f"LadderNetwork takes square images of at most 128, got {spec.height}x{spec.width}")
+        if not sides or sides[0] != spec.height or any(a <= b for a, b in itertools.pairwise(sides)):
+            raise InputError(f"LadderNetwork: sides must decrease from the image's {spec.height}, got {list(sides)}")
+        if len(depths) != len(sides):
+            raise InputError(f"LadderNetwork: {len(sides)} sides need as many depths, got {len(depths)}")
+        if not 0 < bottleneck <= 1 or not 0 <= dropout < 1:
+            raise InputError(
+                f"LadderNetwork: bottleneck must be in (0, 1] and dropout in [0, 1), got {bottleneck} and {dropout}"
+            )
+        if conditional:
+            check_conditional(self, spec)
+        self.conditional = conditional
+        self.planes = planes
+        self.sides = tuple(sides)
+        inner = max(1, round(width * bottleneck))
+        self.first = nn.Conv2d(spec.channels, width, 3, padding=1)
+        self.bottom_up = nn.ModuleList(
+            nn.Sequential(*(Bottleneck(width, width, inner, side, True, dropout) for _ in range(depth)))
+            for side, depth in zip(sides, depths, strict=True)
+        )
+        self.top_down = nn.ModuleList(
+            nn.ModuleList(LadderLayer(width, inner, latent_channels, side, dropout) for _ in range(depth))
+            for side, depth in zip(sides[::-1], depths[::-1], strict=True)
+        )
+        self.beginnings = nn.ParameterList(nn.Parameter(torch.zeros(width, side, side)) for side in sides[::-1])
+        self.of_class = nn.Embedding(spec.num_classes, width) if conditional else None
+        self.last = nn.Sequential(nn.GELU(), nn.Conv2d(width, planes, 1))
+        self._scale_by_depth(sum(depths))
+
+    def _scale_by_depth(self, depth: int) -> None:
+        for module in self.modules():
+            if isinstance(module, Bottleneck) and module.residual:
+                module.last.weight.data.mul_(math.sqrt(1 / depth))
+            elif isinstance(module, LadderLayer):
+                module.read.weight.data.mul_(math.sqrt(1 / depth))
+
+    @property
+    def layers(self) -> list[LadderLayer]:
+        """All layers, from the top."""
+        return [layer for group in self.top_down for layer in group]
+
+    @property
+    def latent_dim(self) -> int:
+        """Latent numbers Z of all layers together."""
+        return sum(layer.numbers for layer in self.layers)
+
+    def look(self, images: Tensor) -> list[Tensor]:
+        """Return what the bottom-up pass sees of unit images (B, C, H, W) at each side, from the coarsest."""
+        hidden, seen = self.first(images), []
+        for side, blocks in zip(self.sides, self.bottom_up, strict=True):
+            if side != hidden.shape[-1]:
+                hidden = F.adaptive_avg_pool2d(hidden, side)
+            hidden = blocks(hidden)
+            seen.append(hidden)
+        return seen[::-1]
+
+    def forward(self, noise: Tensor, seen: Sequence[Tensor] | None = None, labels: Tensor | None = None) -> LadderPass:
+        """Run top down with noise (N, Z): of the posterior where something was ``seen``, else of the prior.
+
+        Args:
+            noise: standard normal.
+            seen: what :meth:`look` returned; its B rows serve N = K B rows of noise, in order.
+            labels: classes (N,), if conditional.
+        """
+        n = len(noise)
+        path = noise.new_zeros(n, self.first.out_channels, self.sides[-1], self.sides[-1])
+        if self.of_class is not None:
+            if labels is None:
+                raise InputError("LadderNetwork is class-conditional: give labels")
+            path = path + self.of_class(labels)[:, :, None, None].to(path.dtype)
+        parts = iter(noise.split([layer.numbers for layer in self.layers], 1))
+        log_prior = log_posterior = noise.new_zeros(n)
+        divergences, standard = [], []
+        for i, (group, beginning) in enumerate(zip(self.top_down, self.beginnings, strict=True)):
+            side = beginning.shape[-1]
+            if side != path.shape[-1]:
+                path = F.interpolate(path, size=side)
+            path = path + beginning
+            view = None if seen is None else seen[i].repeat(n // len(seen[i]), 1, 1, 1)
+            for layer in group:
+                path, prior, posterior, divergence, own = layer(path, view, next(parts))
+                log_prior, log_posterior = log_prior + prior, log_posterior + posterior
+                divergences.append(divergence)
+                standard.append(own)
+        return LadderPass(
+            self.last(path), log_prior, log_posterior, torch.stack(divergences, 1), torch.cat(standard, 1)
+        )

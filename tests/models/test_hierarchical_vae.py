@@ -1,0 +1,220 @@
+"""Hierarchical VAEs: one path for prior and posterior, divergences in closed form, a bound that is one."""
+
+import itertools
+from functools import partial
+
+import pytest
+import torch
+
+from lightning_gen.data import Batch
+from lightning_gen.distributions import CategoricalPixels, LogisticPixels
+from lightning_gen.errors import InputError
+from lightning_gen.models import HasLatent, HasLatentLikelihood, HasLikelihood, HierarchicalVAE
+from lightning_gen.networks import LadderNetwork
+from lightning_gen.objectives import DReG
+from lightning_gen.spec import ImageSpec
+
+SMALL = {"sides": (4, 2, 1), "depths": (1, 2, 1), "width": 8, "latent_channels": 2}
+
+
+def make(spec=None, seed=0, network=None, **options) -> HierarchicalVAE:
+    torch.manual_seed(seed)
+    spec = spec or ImageSpec(1, 4, 4, 5, num_classes=3)
+    factory = partial(LadderNetwork, **(network or SMALL))
+    model = HierarchicalVAE(
+        spec, network=factory, optimizer=partial(torch.optim.Adam, lr=1e-2), likelihood=CategoricalPixels, **options
+    )
+    with torch.no_grad():  # else prior and posterior begin as one
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.double()
+
+
+def levels_of(model: HierarchicalVAE, n: int = 6) -> torch.Tensor:
+    size = n, *model.spec.shape
+    return torch.randint(model.spec.levels, size, generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+
+def test_it_has_a_latent_and_a_likelihood():
+    model = make()
+    assert isinstance(model, HasLatent)
+    assert isinstance(model, HasLikelihood)
+    assert isinstance(model, HasLatentLikelihood)
+    assert model.latent_dim == 2 * (16 + 2 * 4 + 1)
+
+
+def test_the_posterior_s_latents_are_the_prior_s_noise():
+    model = make()
+    levels = levels_of(model)
+    seen = model.network.look(model.spec.to_unit(levels, torch.float64))
+    noise = torch.randn(6, model.latent_dim, dtype=torch.float64)
+    up = model.network(noise, seen)
+    down = model.network(up.noise)
+    torch.testing.assert_close(down.planes, up.planes)
+    torch.testing.assert_close(down.log_prior, up.log_prior)
+    torch.testing.assert_close(model.decode(model.encode(levels)), model.decode(model.encode(levels)))
+
+
+def test_divergences_are_the_mean_of_the_log_ratio():
+    model = make()
+    levels = levels_of(model, 2)
+    noise = torch.randn(20_000, 2, model.latent_dim, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        terms = model.terms(levels, None, noise)
+    ratio = terms.log_posterior - terms.log_prior
+    error = ratio.std(0) / len(noise) ** 0.5
+    assert ((ratio.mean(0) - terms.kl.sum(1)).abs() < 5 * error + 1e-9).all()
+    assert (terms.kl > 0).all()
+
+
+def test_the_density_of_the_path_is_that_of_its_noise():
+    # log p(z) dz = N(noise) dnoise: what the layers' scales make of volumes is the difference.
+    model = make()
+    noise = torch.randn(1, model.latent_dim, dtype=torch.float64)
+    found = model.network(noise)
+    normal = torch.distributions.Normal(0.0, 1.0).log_prob(noise).sum()
+    scales = []
+    handles = [
+        layer.prior.register_forward_hook(
+            lambda _, __, out: scales.append(out[:, 2:4].clamp(-8, 8).sum())  # log sigma of the two channels
+        )
+        for layer in model.network.layers
+    ]
+    model.network(noise)
+    for handle in handles:
+        handle.remove()
+    torch.testing.assert_close(found.log_prior[0], normal - sum(scales))
+
+
+def test_probabilities_of_all_images_sum_to_at_most_one():
+    spec = ImageSpec(1, 2, 2, 3)
+    model = make(spec, network={"sides": (2, 1), "depths": (1, 1), "width": 8, "latent_channels": 1})
+    images = torch.tensor(list(itertools.product(range(3), repeat=4)), dtype=torch.uint8).view(-1, 1, 2, 2)
+    with torch.no_grad():  # a proposal so near the prior that weights vary little
+        for layer in model.network.layers:
+            for part in (layer.posterior.last, layer.prior.last):
+                part.weight.mul_(0.3)
+                part.bias.mul_(0.3)
+    torch.manual_seed(3)
+    totals = []
+    for count in (1, 10, 1000):
+        model.importance_samples = count
+        nats = torch.stack([model.likelihood(images).nats for _ in range(20 if count < 1000 else 1)]).mean(0)
+        totals.append(float(nats.exp().sum()))
+    assert totals[0] < totals[1] < totals[2] < 1
+    # The weights themselves are unbiased.
+    noise = torch.randn(4_000, 81, model.latent_dim, dtype=torch.float64)
+    with torch.no_grad():
+        weights = model.terms(images, None, noise, exact_kl=False).log_weights.exp()
+    error = float(weights.var(0).sum().sqrt()) / 4_000**0.5
+    assert abs(float(weights.mean(0).sum()) - 1) < 5 * error
+    assert error < 0.03
+
+
+def test_chunks_of_importance_samples_give_one_bound(monkeypatch):
+    model = make(importance_samples=16)
+    levels = levels_of(model, 3)
+    torch.manual_seed(4)
+    whole = model.likelihood(levels)
+    monkeypatch.setattr("lightning_gen.models.vae.ROWS_AT_ONCE", 24)
+    torch.manual_seed(4)
+    chunks = model.likelihood(levels)
+    assert whole.kind == chunks.kind == "bound"
+    torch.testing.assert_close(whole.nats, chunks.nats)
+
+
+def test_labels_choose_where_the_path_begins():
+    model = make(network={**SMALL, "conditional": True})
+    assert model.conditional
+    with torch.no_grad():
+        model.network.of_class.weight.mul_(10)
+    latent = torch.zeros(2, model.latent_dim, dtype=torch.float64)
+    planes = model._planes(latent, torch.tensor([0, 1])).detach()
+    assert float((planes[0] - planes[1]).abs().max()) > 1e-3
+    with pytest.raises(InputError, match="give labels"):
+        model.likelihood(levels_of(model))
+    assert model.sample(3, torch.tensor([0, 1, 2])).shape == (3, 1, 4, 4)
+
+
+def test_samples_depend_on_the_generator_alone():
+    model = make()
+    first, second = (model.sample(5, generator=torch.Generator().manual_seed(7)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert first.dtype == torch.uint8
+
+
+def test_large_gradients_are_left_out_and_counted():
+    model = make(largest_gradient=1e-6)
+    optimizer = model.configure_optimizers()
+    levels = levels_of(model)
+    before = [p.clone() for p in model.parameters()]
+    model.training_step(Batch(levels, torch.zeros(6, dtype=torch.int64), torch.arange(6)), 0).backward()
+    model.on_before_optimizer_step(optimizer)
+    optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert model.counters() == {"large_gradients": 1}
+    assert model.skipped_steps == 0
+    other = make()
+    other.load_counters(model.counters())
+    assert other.large_gradients == 1
+
+
+def test_a_collapsed_layer_is_seen():
+    model = make()
+    batch = Batch(levels_of(model), None, torch.arange(6))
+    assert int(model.diagnostics(batch)["active_layers"]) == 4
+    with torch.no_grad():
+        for layer in model.network.layers:
+            layer.prior.last.weight.zero_()
+            layer.prior.last.bias.zero_()
+            layer.posterior.last.weight.zero_()
+            layer.posterior.last.bias.zero_()
+    figures = model.diagnostics(batch)
+    assert int(figures["active_layers"]) == 0
+    assert float(figures["kl"].abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sides": (8, 4)}, "sides must decrease from the image's 4"),
+        ({"sides": (4, 4, 1)}, "sides must decrease"),
+        ({"depths": (1, 1)}, "3 sides need as many depths, got 2"),
+        ({"width": 0}, "width must be a positive integer"),
+        ({"dropout": 1.0}, "dropout in"),
+    ],
+)
+def test_networks_that_cannot_be_are_refused(options, words):
+    with pytest.raises(InputError, match=words):
+        make(network={**SMALL, **options})
+
+
+def test_parts_that_do_not_fit_are_refused():
+    with pytest.raises(InputError, match="importance_samples must be at least 1"):
+        make(importance_samples=0)
+    with pytest.raises(InputError, match="largest_gradient must be above 0"):
+        make(largest_gradient=0.0)
+    with pytest.raises(InputError, match="DReG is of one layer"):
+        make(objective=DReG())
+    with pytest.raises(InputError, match="square images"):
+        make(ImageSpec(1, 4, 6, 5))
+    with pytest.raises(InputError, match="needs classes"):
+        make(ImageSpec(1, 4, 4, 5), network={**SMALL, "conditional": True})
+    model = make()
+    with pytest.raises(InputError, match="latents are"):
+        model.decode(torch.zeros(2, 3))
+    with pytest.raises(InputError, match="expected shape"):
+        model.encode(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+
+
+def test_logistic_pixels_fit_it_too():
+    torch.manual_seed(0)
+    model = HierarchicalVAE(
+        ImageSpec(3, 8, 8, 256),
+        network=partial(LadderNetwork, width=8, depths=(1, 1, 1), latent_channels=2),
+        optimizer=partial(torch.optim.Adam, lr=1e-3),
+        likelihood=partial(LogisticPixels, components=2),
+        importance_samples=2,
+    )
+    assert torch.isfinite(model.likelihood(levels_of(model, 2)).nats).all()
+    assert model.sample(2).shape == (2, 3, 8, 8)
