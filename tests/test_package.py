@@ -63,7 +63,10 @@ def files_below(folder: Path, patterns: tuple[str, ...]) -> set[str]:
 
 def test_the_wheel_holds_code_configs_weights_and_licence(archives):
     names = set(zipfile.ZipFile(archives[1]).namelist())
-    assert {f"lightning_gen/{name}" for name in files_below(ROOT / "lightning_gen", ("*.py", "*.safetensors", "*.html", "*.css", "*.js"))} <= names
+    assert {
+        f"lightning_gen/{name}"
+        for name in files_below(ROOT / "lightning_gen", ("*.py", "*.safetensors", "*.html", "*.css", "*.js"))
+    } <= names
     assert {f"lightning_gen/configs/{name}" for name in files_below(ROOT / "configs", ("*.yaml",))} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     (scripts,) = (name for name in names if name.endswith("entry_points.txt"))
