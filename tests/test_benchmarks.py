@@ -247,6 +247,7 @@ def test_label_accuracy_is_the_share_of_images_recognised_as_the_class_that_was_
     assert found["class_distance_digits"] == pytest.approx(np.abs(p - q).sum() / 2)
 
 
+@pytest.mark.slow
 def test_all_configs_see_equally_many_images_in_runs_at_once(capsys, config, tmp_path):
     given = yaml.safe_load(config.read_text(encoding="utf-8"))
     given["model"]["init_args"]["generator"]["init_args"]["conditional"] = True
@@ -394,6 +395,7 @@ def test_modes_and_high_quality_are_those_of_a_loop_over_all_points():
     assert found == {"modes_pixels": len(covered), "high_quality_pixels": pytest.approx(good / 3000)}
 
 
+@pytest.mark.slow
 def test_modes_of_a_config_stand_beside_those_of_real_points(capsys, config, tmp_path):
     gan_modes = script("gan_modes")
     tiny = yaml.safe_load(config.read_text(encoding="utf-8"))
@@ -453,6 +455,7 @@ def on_clothes(config, clothes, tmp_path, **changes):
     return path
 
 
+@pytest.mark.slow
 def test_configs_on_clothes_stand_beside_the_floor(capsys, config, clothes, tmp_path):
     fashion_mnist = script("fashion_mnist")
     path = on_clothes(config, clothes, tmp_path)

@@ -117,6 +117,7 @@ class Stuck(MLPGenerator):
 """
 
 
+@pytest.mark.slow
 def test_all_ranks_stop_when_training_collapses(tmp_path):
     (tmp_path / "collapsed.py").write_text(COLLAPSED)
     run = fit(
@@ -176,6 +177,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_by_all(tmp_path):
     assert RunFolder(tmp_path / "gan" / "version_0").summary()["skipped_steps"] == 3
 
 
+@pytest.mark.slow
 def test_ten_in_a_row_end_the_run_on_all_ranks(tmp_path):
     (tmp_path / "bad_loss.py").write_text(LOSS)
     arguments = ["--model.loss=bad_loss.SometimesNan", "--model.loss.last=99", "--data.batch_size=16"]
@@ -188,6 +190,7 @@ def test_ten_in_a_row_end_the_run_on_all_ranks(tmp_path):
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_both_ranks_after_the_same_step(tmp_path):
     log = tmp_path / "log"
     arguments = ["--data.batch_size=16", "--budget.images=10000000", f"--run.root={tmp_path}", "--trainer.devices=2"]

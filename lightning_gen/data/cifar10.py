@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pickle
+import shutil
 import tarfile
 import tempfile
 from pathlib import Path
@@ -75,11 +76,24 @@ class CIFAR10(Source):
             archive = Path(temporary, Published.filename)
             download([Published.url], Published.tgz_md5, archive, remedy)
             with tarfile.open(archive) as files:
-                files.extractall(temporary, filter="data")
+                unpack(files, Path(temporary, FOLDER))
             # Fails if another process was faster, and then its files are as good.
             with contextlib.suppress(OSError):
                 os.rename(Path(temporary, FOLDER), root / FOLDER)
         return root / FOLDER
+
+
+def unpack(files: tarfile.TarFile, folder: Path) -> None:
+    """Write the plain files of an archive's folder of that name into ``folder``, and nothing else of it.
+
+    ``extractall`` has its filter against files that lead elsewhere from Python 3.11.4 on only.
+    """
+    folder.mkdir()
+    for member in files:
+        place, _, name = member.name.rpartition("/")
+        if member.isfile() and place == folder.name:
+            with files.extractfile(member) as source, (folder / name).open("wb") as target:
+                shutil.copyfileobj(source, target)
 
 
 class _ArrayUnpickler(pickle.Unpickler):

@@ -44,8 +44,6 @@ class SemiSupervisedVAE(VAE):
             it is the first ones by their index.
         label_seed: draws which ones.
         alpha: :math:`\alpha`, in nats of an image for a nat of the classifier.
-        head_start: images during which the classifier learns from labels alone, while encoder and decoder take its word
-            for the others. Without, classes tend to become whatever clusters the decoder finds first.
         options: as in :class:`VAE`; the objective must cost each image by itself.
 
     Raises:
@@ -63,15 +61,12 @@ class SemiSupervisedVAE(VAE):
         labelled: int = 100,
         label_seed: int = 0,
         alpha: float = 1.0,
-        head_start: int = 0,
         **options,
     ):
         super().__init__(spec, encoder, decoder, optimizer, **options)
         check_positive(self, labelled=labelled)
         if not alpha >= 0:
             raise InputError(f"SemiSupervisedVAE: alpha must be at least 0, got {alpha}")
-        if head_start < 0:
-            raise InputError(f"SemiSupervisedVAE: head_start must be at least 0 images, got {head_start}")
         if not self.conditional:
             raise InputError("SemiSupervisedVAE: the decoder must be class-conditional: give it conditional: true")
         if self.objective.needs_moments or self.objective.draws_prior:
@@ -83,7 +78,6 @@ class SemiSupervisedVAE(VAE):
         self.labelled = labelled
         self.label_seed = label_seed
         self.alpha = alpha
-        self.head_start = head_start
         with evaluating(self):
             logits = self.classifier(torch.zeros(2, *self.spec.shape), None)
         if logits.shape != (2, self.spec.num_classes):
@@ -129,8 +123,7 @@ class SemiSupervisedVAE(VAE):
         terms = self.terms(batch.levels.repeat(classes, 1, 1, 1), every, noise)
         costs = (self.objective(terms) + math.log(classes)).view(classes, n).T
         log_q = self._log_classes(batch.levels)
-        taken = log_q.detach() if self.images_seen < self.head_start else log_q
-        unknown = (taken.exp() * (costs + taken)).sum(1)
+        unknown = (log_q.exp() * (costs + log_q)).sum(1)
 
         seen = self.is_labelled(batch.index)
         labels = torch.where(seen, batch.labels, 0)[:, None]

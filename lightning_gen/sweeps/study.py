@@ -267,10 +267,11 @@ def _machine() -> str:
 
 
 def _start_of(pid: int) -> str | None:
-    """Return when a process started, in ticks, or None where the system does not tell."""
+    """Return when a process started, in ticks, or None where the system does not tell, and for one that has ended."""
     try:  # the name in brackets may hold anything
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
+        state, *facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state in "ZX" else facts[18]
+    except (OSError, ValueError, IndexError):
         return None
 
 

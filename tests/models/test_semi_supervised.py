@@ -207,7 +207,6 @@ def test_a_run_reports_accuracy_and_draws_classes_and_goes_on_bit_for_bit(tmp_pa
             lambda: small(decoder=partial(MLPDecoder, widths=(8,)), encoder=partial(MLPEncoder, widths=(8,))),
             "the decoder must be class-conditional",
         ),
-        (lambda: small(head_start=-1), "head_start must be at least 0 images"),
         (lambda: small(objective=BetaTCVAE()), "BetaTCVAE looks at a batch as a whole"),
         (lambda: small(objective=InfoVAE()), "InfoVAE looks at a batch as a whole"),
         (lambda: small(ImageSpec(1, 2, 2, 3)), "conditional needs classes"),

@@ -328,6 +328,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(folder, run, tmp_path):
             assert torch.equal(b[name], value), f"{part}.{name}"
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one_rank_on_the_union_batch(folder, tmp_path):
     exact = ["--trainer.precision=64-true", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.003"]
     # 10 steps of 32 images; codes are revived in most of them

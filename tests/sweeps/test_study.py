@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -16,6 +17,7 @@ from sqlalchemy import event, text
 from sqlalchemy.engine import Engine
 
 from lightning_gen.errors import InputError
+from lightning_gen.sweeps import study as study_module
 from lightning_gen.sweeps.file import EarlyTermination, read_sweep
 from lightning_gen.sweeps.study import Hyperband, Superseded, SweepStudy, grid_points, this_process
 
@@ -277,6 +279,19 @@ def test_a_trial_of_a_dead_process_of_this_machine_is_taken_over_at_once(make_st
         study.beat(attempts[0])
     with pytest.raises(Superseded):
         study.report(attempts[0], 2, 1.0)
+
+
+def test_a_process_that_nobody_waited_for_is_dead(make_study):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    owner = {**this_process(), "pid": process.pid, "start": study_module._start_of(process.pid)}
+    assert study_module.is_gone(owner) is False
+    process.kill()
+    while (state := Path(f"/proc/{process.pid}/stat").read_text().split()[2]) != "Z":
+        assert state
+    assert study_module.is_gone(owner) is True
+    process.communicate()
+    assert study_module.is_gone(owner) is True
+    assert study_module.is_gone({**owner, "machine": "elsewhere"}) is None
 
 
 def test_a_process_with_the_number_of_a_dead_one_is_not_taken_for_it(make_study):
