@@ -54,8 +54,9 @@ def make_study(tmp_path):
             "parameters": parameters,
             **extra,
         }
-        path = tmp_path / "s.yaml"
-        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        path, text = tmp_path / "s.yaml", yaml.safe_dump(content, sort_keys=False)
+        if not path.is_file() or path.read_text() != text:  # workers in threads read it while others begin
+            path.write_text(text)
         return SweepStudy(read_sweep(path), str(tmp_path / root), name, **options)
 
     return make
