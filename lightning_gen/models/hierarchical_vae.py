@@ -13,14 +13,14 @@ from lightning_gen.data import Batch
 from lightning_gen.distributions import CategoricalPixels, PixelLikelihood, StandardNormal
 from lightning_gen.errors import InputError
 from lightning_gen.models.base import evaluating, full_precision, total_norm
-from lightning_gen.models.vae import VAE, GenerativeModule
+from lightning_gen.models.variational import VariationalModel
 from lightning_gen.networks import LadderNetwork
-from lightning_gen.objectives import ELBO, Terms, VariationalObjective
+from lightning_gen.objectives import Terms, VariationalObjective
 from lightning_gen.samplers import PriorSampler
 from lightning_gen.spec import ImageSpec
 
 
-class HierarchicalVAE(VAE):
+class HierarchicalVAE(VariationalModel):
     r"""VAE with several layers of latents, each given the ones above it (Sønderby et al. 2016; Child 2021).
 
     .. math:: \log p(x) \ge \mathbb E_q \log p(x \mid z)
@@ -54,24 +54,16 @@ class HierarchicalVAE(VAE):
         sampler: PriorSampler | None = None,
         largest_gradient: float | None = None,
     ):
-        GenerativeModule.__init__(self, spec)
-        if importance_samples < 1:
-            raise InputError(f"HierarchicalVAE: importance_samples must be at least 1, got {importance_samples}")
+        super().__init__(spec, optimizer, likelihood, objective, importance_samples, sampler)
         if largest_gradient is not None and not largest_gradient > 0:
             raise InputError(f"HierarchicalVAE: largest_gradient must be above 0, got {largest_gradient}")
-        self.pixels = likelihood(self.spec)
+        if self.objective.needs_moments or self.objective.detaches_density or self.objective.draws_prior:
+            raise InputError(f"HierarchicalVAE: {type(self.objective).__name__} is of one layer: take ELBO or IWAE")
         self.network = network(self.spec, self.pixels.planes)
         self.latent_dim = self.network.latent_dim
         self.prior = StandardNormal(self.latent_dim)
-        self.optimizer = optimizer
-        self.objective = objective or ELBO()
-        if self.objective.needs_moments or self.objective.detaches_density or self.objective.draws_prior:
-            raise InputError(f"HierarchicalVAE: {type(self.objective).__name__} is of one layer: take ELBO or IWAE")
-        self.importance_samples = importance_samples
-        self.sampler = sampler or PriorSampler()
         self.largest_gradient = largest_gradient
         self.large_gradients = 0
-        self.num_images = 1
 
     @property
     def conditional(self) -> bool:
@@ -83,7 +75,7 @@ class HierarchicalVAE(VAE):
         seen = self.network.look(self.spec.to_unit(levels, self.dtype))
         found = self.network(noise.flatten(0, 1), seen, labels)
         with full_precision(self.device.type):
-            nats = self.pixels.log_prob(levels.repeat(count, 1, 1, 1), found.planes.float().to(self.dtype))
+            nats = self.pixels.log_prob(levels.repeat(count, 1, 1, 1), found.planes.to(self.exact_dtype))
         return Terms(
             nats.view(count, n),
             found.log_prior.view(count, n),
@@ -95,13 +87,6 @@ class HierarchicalVAE(VAE):
             mean_over_ranks=self.mean_over_ranks,
         )
 
-    def log_conditional_of_many(self, levels: Tensor, latent: Tensor, labels: Tensor | None) -> Tensor:
-        count = len(latent)
-        many = None if labels is None else labels.repeat(count)
-        planes = self.network(latent.flatten(0, 1), None, many).planes
-        with full_precision(self.device.type):
-            return self.pixels.log_prob(levels.repeat(count, 1, 1, 1), planes).view(count, len(levels))
-
     def encode(self, levels: Tensor, labels: Tensor | None = None) -> Tensor:
         self.spec.check(levels)
         labels = self._checked(labels, len(levels))
@@ -110,10 +95,8 @@ class HierarchicalVAE(VAE):
             noise = torch.zeros(len(levels), self.latent_dim, device=self.device, dtype=self.dtype)
             return self.network(noise, seen, labels).noise
 
-    def _planes(self, latent: Tensor, labels: Tensor | None) -> Tensor:
-        if latent.ndim != 2 or latent.shape[1] != self.latent_dim:
-            raise InputError(f"HierarchicalVAE: latents are (B, {self.latent_dim}), got {tuple(latent.shape)}")
-        return self.network(latent.to(self.dtype), None, self._checked(labels, len(latent))).planes.float()
+    def planes_of(self, latent: Tensor, labels: Tensor | None) -> Tensor:
+        return self.network(latent.to(self.dtype), None, labels).planes
 
     # --- large gradients ------------------------------------------------------------------------------------------
 
@@ -138,17 +121,16 @@ class HierarchicalVAE(VAE):
     # --- how it stands --------------------------------------------------------------------------------------------
 
     def diagnostics(self, batch: Batch) -> dict[str, Any]:
-        """Return ``kl`` and ``reconstruction`` (B,), nats of each image, ``kl_layer_<l>`` from the top, and
-        ``active_layers``: how many of them say more than a hundredth of a nat."""
+        """Return what :meth:`sides` returns, ``kl_layer_<l>`` from the top, and ``active_layers``: how many of them say
+        more than a hundredth of a nat."""
         labels = batch.labels if self.conditional else None
         with evaluating(self):
             size = 1, len(batch.levels), self.latent_dim
             noise = torch.randn(size, generator=self.random("diagnostics"), device=self.device).to(self.dtype)
             terms = self.terms(batch.levels, labels, noise)
-        layers = terms.kl.mean(0)
-        return {
-            "kl": terms.divergence,
-            "reconstruction": -terms.log_conditional[0],
-            "active_layers": (layers > 0.01).sum(),
-            **{f"kl_layer_{i}": value for i, value in enumerate(layers)},
-        }
+            layers = terms.kl.mean(0)
+            return {
+                **self.sides(batch.levels, terms),
+                "active_layers": (layers > 0.01).sum(),
+                **{f"kl_layer_{i}": value for i, value in enumerate(layers)},
+            }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -123,20 +123,25 @@ class LadderNetwork(nn.Module):
     Both run top down along one path: each layer's prior reads the path, its posterior also what a bottom-up pass of
     residual blocks has seen of the image at that side, and its latent is added to the path. Blocks are four
     convolutions without normalisation, whose last ones begin :math:`\sqrt{1 / N}` times smaller, N being their number.
+    Child resamples between sides by average pooling and nearest neighbours; small networks learn that step, too, or
+    a coarse latent hardly knows where in the image anything is.
 
     Args:
         spec: square images, at most 128.
         planes: numbers for each place of the image.
         sides: from the image's own to the coarsest, decreasing.
         depths: layers of latents at each of the sides; the bottom-up pass has as many blocks there.
-        width: channels of the path.
-        latent_channels: channels of each layer's latent.
+        width: channels of the path, or one number for each of the sides (with learned resampling).
+        latent_channels: channels of each layer's latent, or one number for each of the sides.
         bottleneck: width of the inner convolutions, as a share.
         dropout: share of inner units that training leaves out.
+        resampling: "learned" goes from side to side by (transposed) convolutions with the stride as their kernel, for
+            sides that divide each other; "fixed" by averages and nearest neighbours, for any.
         conditional: whether labels choose where the path begins.
 
     Raises:
-        InputError: for sides that do not begin with the image's or do not decrease, or a number out of range.
+        InputError: for sides that do not begin with the image's, do not decrease or, to be learned, do not divide each
+            other, or a number out of range.
     """
 
     def __init__(
@@ -145,22 +150,36 @@ class LadderNetwork(nn.Module):
         planes: int,
         sides: Sequence[int] = (8, 4, 1),
         depths: Sequence[int] = (2, 2, 2),
-        width: int = 64,
-        latent_channels: int = 8,
+        width: int | Sequence[int] = 64,
+        latent_channels: int | Sequence[int] = 8,
         bottleneck: float = 0.5,
         dropout: float = 0.0,
+        resampling: Literal["learned", "fixed"] = "learned",
         conditional: bool = False,
     ):
         super().__init__()
-        check_positive(self, planes=planes, width=width, latent_channels=latent_channels)
+        widths = [width] * len(sides) if isinstance(width, int) else list(width)
+        channels = [latent_channels] * len(sides) if isinstance(latent_channels, int) else list(latent_channels)
+        check_positive(self, planes=planes)
+        check_positive(self, **{f"width[{i}]": number for i, number in enumerate(widths)})
+        check_positive(self, **{f"latent_channels[{i}]": number for i, number in enumerate(channels)})
         check_positive(self, **{f"sides[{i}]": side for i, side in enumerate(sides)})
         check_positive(self, **{f"depths[{i}]": depth for i, depth in enumerate(depths)})
         if spec.height != spec.width or spec.height > 128:
             raise InputError(f"LadderNetwork takes square images of at most 128, got {spec.height}x{spec.width}")
         if not sides or sides[0] != spec.height or any(a <= b for a, b in itertools.pairwise(sides)):
             raise InputError(f"LadderNetwork: sides must decrease from the image's {spec.height}, got {list(sides)}")
-        if len(depths) != len(sides):
-            raise InputError(f"LadderNetwork: {len(sides)} sides need as many depths, got {len(depths)}")
+        for name, values in {"depths": depths, "width": widths, "latent_channels": channels}.items():
+            if len(values) != len(sides):
+                raise InputError(f"LadderNetwork: {len(sides)} sides need as many {name}, got {len(values)}")
+        if resampling not in ("learned", "fixed"):
+            raise InputError(f"LadderNetwork: resampling must be learned or fixed, got {resampling!r}")
+        if resampling == "learned" and any(a % b for a, b in itertools.pairwise(sides)):
+            raise InputError(
+                f"LadderNetwork: sides {list(sides)} do not divide each other: choose others, or resampling fixed"
+            )
+        if resampling == "fixed" and len(set(widths)) > 1:
+            raise InputError(f"LadderNetwork: resampling fixed keeps one width, got {widths}")
         if not 0 < bottleneck <= 1 or not 0 <= dropout < 1:
             raise InputError(
                 f"LadderNetwork: bottleneck must be in (0, 1] and dropout in [0, 1), got {bottleneck} and {dropout}"
@@ -170,19 +189,29 @@ class LadderNetwork(nn.Module):
         self.conditional = conditional
         self.planes = planes
         self.sides = tuple(sides)
-        inner = max(1, round(width * bottleneck))
-        self.first = nn.Conv2d(spec.channels, width, 3, padding=1)
+        inner = [max(1, round(number * bottleneck)) for number in widths]
+        scales = list(zip(sides, depths, widths, inner, channels, strict=True))
+        self.first = nn.Conv2d(spec.channels, widths[0], 3, padding=1)
         self.bottom_up = nn.ModuleList(
-            nn.Sequential(*(Bottleneck(width, width, inner, side, True, dropout) for _ in range(depth)))
-            for side, depth in zip(sides, depths, strict=True)
+            nn.Sequential(*(Bottleneck(wide, wide, narrow, side, True, dropout) for _ in range(depth)))
+            for side, depth, wide, narrow, _ in scales
         )
         self.top_down = nn.ModuleList(
-            nn.ModuleList(LadderLayer(width, inner, latent_channels, side, dropout) for _ in range(depth))
-            for side, depth in zip(sides[::-1], depths[::-1], strict=True)
+            nn.ModuleList(LadderLayer(wide, narrow, latents, side, dropout) for _ in range(depth))
+            for side, depth, wide, narrow, latents in scales[::-1]
         )
-        self.beginnings = nn.ParameterList(nn.Parameter(torch.zeros(width, side, side)) for side in sides[::-1])
-        self.of_class = nn.Embedding(spec.num_classes, width) if conditional else None
-        self.last = nn.Sequential(nn.GELU(), nn.Conv2d(width, planes, 1))
+        steps = list(zip(itertools.pairwise(sides), itertools.pairwise(widths), strict=True))
+        steps = [(a // b, fine, coarse) for (a, b), (fine, coarse) in steps] if resampling == "learned" else []
+        self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, ratio, ratio) for ratio, fine, coarse in steps)
+        self.grow = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, ratio, ratio) for ratio, fine, coarse in steps[::-1])
+        for layer in self.grow:  # each place is written by one input place, whatever the kernel's size
+            nn.init.normal_(layer.weight, std=layer.in_channels**-0.5)
+            nn.init.zeros_(layer.bias)
+        self.beginnings = nn.ParameterList(
+            nn.Parameter(torch.zeros(wide, side, side)) for side, _, wide, _, _ in scales[::-1]
+        )
+        self.of_class = nn.Embedding(spec.num_classes, widths[-1]) if conditional else None
+        self.last = nn.Sequential(nn.GELU(), nn.Conv2d(widths[0], planes, 1))
         self._scale_by_depth(sum(depths))
 
     def _scale_by_depth(self, depth: int) -> None:
@@ -205,9 +234,9 @@ class LadderNetwork(nn.Module):
     def look(self, images: Tensor) -> list[Tensor]:
         """Return what the bottom-up pass sees of unit images (B, C, H, W) at each side, from the coarsest."""
         hidden, seen = self.first(images), []
-        for side, blocks in zip(self.sides, self.bottom_up, strict=True):
-            if side != hidden.shape[-1]:
-                hidden = F.adaptive_avg_pool2d(hidden, side)
+        for i, (side, blocks) in enumerate(zip(self.sides, self.bottom_up, strict=True)):
+            if i:
+                hidden = self.shrink[i - 1](hidden) if self.shrink else F.adaptive_avg_pool2d(hidden, side)
             hidden = blocks(hidden)
             seen.append(hidden)
         return seen[::-1]
@@ -221,7 +250,7 @@ class LadderNetwork(nn.Module):
             labels: classes (N,), if conditional.
         """
         n = len(noise)
-        path = noise.new_zeros(n, self.first.out_channels, self.sides[-1], self.sides[-1])
+        path = noise.new_zeros(n, *self.beginnings[0].shape)
         if self.of_class is not None:
             if labels is None:
                 raise InputError("LadderNetwork is class-conditional: give labels")
@@ -230,9 +259,8 @@ class LadderNetwork(nn.Module):
         log_prior = log_posterior = noise.new_zeros(n)
         divergences, standard = [], []
         for i, (group, beginning) in enumerate(zip(self.top_down, self.beginnings, strict=True)):
-            side = beginning.shape[-1]
-            if side != path.shape[-1]:
-                path = F.interpolate(path, size=side)
+            if i:
+                path = self.grow[i - 1](path) if self.grow else F.interpolate(path, size=beginning.shape[-1])
             path = path + beginning
             view = None if seen is None else seen[i].repeat(n // len(seen[i]), 1, 1, 1)
             for layer in group:

@@ -48,6 +48,7 @@ from lightning_gen.models import (
     HasLatent,
     HasLikelihood,
     HiddenMarkovModel,
+    HierarchicalVAE,
     SemiSupervisedVAE,
     Uniform,
 )
@@ -61,6 +62,7 @@ from lightning_gen.networks import (
     DenseToConvGenerator,
     GridDecoder,
     GridEncoder,
+    LadderNetwork,
     MLPDecoder,
     MLPDiscriminator,
     MLPEncoder,
@@ -401,6 +403,19 @@ ROWS = [
             objective=BetaTCVAE(beta=4.0),
             importance_samples=3,
             sampler=PriorSampler(temperature=0.9),
+        ),
+    ),
+    Row(
+        "vae-hierarchical",
+        DIGITS,
+        partial(
+            HierarchicalVAE,
+            network=partial(LadderNetwork, depths=(1, 1, 1), width=(8, 12, 16), latent_channels=2),
+            optimizer=adam,
+            likelihood=partial(LogisticPixels, components=2),
+            objective=ELBO(free_bits=0.1, warmup=100),
+            importance_samples=3,
+            largest_gradient=1e6,
         ),
     ),
     Row(

@@ -116,7 +116,7 @@ def test_chunks_of_importance_samples_give_one_bound(monkeypatch):
     levels = levels_of(model, 3)
     torch.manual_seed(4)
     whole = model.likelihood(levels)
-    monkeypatch.setattr("lightning_gen.models.vae.ROWS_AT_ONCE", 24)
+    monkeypatch.setattr("lightning_gen.models.variational.ROWS_AT_ONCE", 24)
     torch.manual_seed(4)
     chunks = model.likelihood(levels)
     assert whole.kind == chunks.kind == "bound"
@@ -159,6 +159,35 @@ def test_large_gradients_are_left_out_and_counted():
     assert other.large_gradients == 1
 
 
+def test_learned_resampling_tells_a_coarse_latent_where_things_are_and_fixed_does_not():
+    # Moving an image's content around within what one coarse place covers changes nothing that averages can see.
+    spec = ImageSpec(1, 4, 4, 5)
+    images = torch.randn(1, 1, 4, 4, dtype=torch.float64)
+    moved = images.flatten(2)[..., torch.randperm(16, generator=torch.Generator().manual_seed(3))].view_as(images)
+    for resampling in ("fixed", "learned"):
+        options = {**SMALL, "sides": (4, 1), "depths": (1, 1), "resampling": resampling}
+        network = make(spec, network=options).network
+        network.first = torch.nn.Conv2d(1, 8, 1).double()
+        network.bottom_up[0] = torch.nn.Identity()
+        change = float((network.look(images)[0] - network.look(moved)[0]).abs().max())
+        assert (change < 1e-12) == (resampling == "fixed")
+
+
+def test_each_side_can_have_its_own_width_and_latents():
+    options = {**SMALL, "width": (4, 8, 16), "latent_channels": (1, 2, 3)}
+    model = make(network=options)
+    assert [(layer.side, layer.latent_channels) for layer in model.network.layers] == [(1, 3), (2, 2), (2, 2), (4, 1)]
+    assert model.latent_dim == 3 + 2 * 2 * 4 + 16
+    levels = levels_of(model)
+    torch.testing.assert_close(model.decode(model.encode(levels)), model.decode(model.encode(levels)))
+    assert torch.isfinite(model.likelihood(levels).nats).all()
+
+
+def test_sides_that_do_not_divide_each_other_are_resampled_by_averages():
+    model = make(network={**SMALL, "sides": (4, 3, 1), "resampling": "fixed"})
+    assert model.sample(2).shape == (2, 1, 4, 4)
+
+
 def test_a_collapsed_layer_is_seen():
     model = make()
     batch = Batch(levels_of(model), None, torch.arange(6))
@@ -180,7 +209,12 @@ def test_a_collapsed_layer_is_seen():
         ({"sides": (8, 4)}, "sides must decrease from the image's 4"),
         ({"sides": (4, 4, 1)}, "sides must decrease"),
         ({"depths": (1, 1)}, "3 sides need as many depths, got 2"),
-        ({"width": 0}, "width must be a positive integer"),
+        ({"latent_channels": (1, 2)}, "3 sides need as many latent_channels, got 2"),
+        ({"sides": (4, 3, 1)}, "do not divide each other: choose others, or resampling fixed"),
+        ({"resampling": "bilinear"}, "resampling must be learned or fixed, got 'bilinear'"),
+        ({"width": (8, 8, 4), "resampling": "fixed"}, "resampling fixed keeps one width"),
+        ({"width": 0}, "width.0. must be a positive integer"),
+        ({"width": (8, 0, 8)}, "width.1. must be a positive integer"),
         ({"dropout": 1.0}, "dropout in"),
     ],
 )

@@ -230,7 +230,7 @@ def test_the_likelihood_converges_on_the_exact_one(kind, monkeypatch):
     images = every_image(TINY)[::5]
     model = shaken(make(TINY, widths=(8,), latent_dim=1, importance_samples=8000, **ONE_LATENT[kind]), 0.2)
     train(model, images, 60)  # or the encoder looks where the posterior is not
-    monkeypatch.setattr("lightning_gen.models.vae.ROWS_AT_ONCE", 50_000)  # several chunks, the last one smaller
+    monkeypatch.setattr("lightning_gen.models.variational.ROWS_AT_ONCE", 50_000)  # several chunks, the last one smaller
     found = model.likelihood(images)
     assert (found.kind, found.num_samples) == ("bound", 8000)
     torch.testing.assert_close(found.nats, exact_nats(model, images), rtol=0, atol=0.04)
@@ -247,7 +247,7 @@ def test_the_likelihood_is_the_bound_of_its_noise_whatever_the_chunks(monkeypatc
         drawn.append(real(*args, **kwargs))
         return drawn[-1]
 
-    monkeypatch.setattr("lightning_gen.models.vae.ROWS_AT_ONCE", 28)
+    monkeypatch.setattr("lightning_gen.models.variational.ROWS_AT_ONCE", 28)
     monkeypatch.setattr(torch, "randn", randn)
     found = model.likelihood(levels).nats
     assert [len(noise) for noise in drawn] == [7, 7, 7, 3]
