@@ -10,11 +10,12 @@ from PIL import Image
 
 from lightning_gen.cli import configs_folder, main
 from lightning_gen.describe import find_class
+from lightning_gen.models.variational import VariationalModel
 
 CONFIGS = sorted(configs_folder().rglob("*.yaml"))
 IDS = [str(path.relative_to(configs_folder())) for path in CONFIGS]
-DATA = ("digits", "fashion-mnist", "cifar10", "folder", "gaussian-grid")
-NEEDS_NO_FILES = ("lightning_gen.data.Digits", "lightning_gen.data.GaussianGrid")
+DATA = ("warped-digits", "digits", "fashion-mnist", "cifar10", "folder", "gaussian-grid")
+NEEDS_NO_FILES = ("lightning_gen.data.Digits", "lightning_gen.data.GaussianGrid", "lightning_gen.data.WarpedDigits")
 UNSCORED = shlex.split("--evaluation.extractor null --evaluation.metrics [] --checkpoint.monitor null")
 
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=IDS)
@@ -86,12 +87,23 @@ def test_the_name_says_family_variant_and_data(path):
     assert data.replace("-", "") in source
 
 
-@every_config
+# Networks for a GPU take their time on a CPU.
+WITH_LARGE_ONES_SLOW = [
+    pytest.param(path, marks=pytest.mark.slow) if "cifar10" in path.name else path for path in CONFIGS
+]
+
+
+@pytest.mark.parametrize("path", WITH_LARGE_ONES_SLOW, ids=IDS)
 def test_it_takes_a_step(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = command(path)
     painted = on_this_machine(arguments, path)
     small = ["--data.batch_size", "4", "--evaluation.batch_size", "8", "--grid.n", "4", "--run.threads", "1"]
+    small += ["--pictures.n", "4", "--pictures.pairs", "1"]
+    if issubclass(
+        find_class(yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["class_path"]), VariationalModel
+    ):
+        small += ["--model.importance_samples", "2"]
     main(
         [
             *arguments,

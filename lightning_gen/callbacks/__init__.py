@@ -9,6 +9,7 @@ from lightning_gen.callbacks.evaluation import GenerativeEvaluation
 from lightning_gen.callbacks.exact_resume import ExactResume
 from lightning_gen.callbacks.grid import SampleGrid
 from lightning_gen.callbacks.learning_rate import LearningRate
+from lightning_gen.callbacks.pictures import LatentPictures
 from lightning_gen.callbacks.progress import ImagesProgressBar
 from lightning_gen.callbacks.recorder import MetricsCSV, Recorder
 from lightning_gen.callbacks.signals import GracefulStop, RunInterrupted
@@ -27,6 +28,7 @@ __all__ = [
     "GenerativeEvaluation",
     "GracefulStop",
     "ImagesProgressBar",
+    "LatentPictures",
     "LearningRate",
     "MetricsCSV",
     "Recorder",

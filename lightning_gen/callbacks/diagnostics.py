@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,10 @@ from lightning_gen.metrics.base import is_of_one_class
 from lightning_gen.models.base import CHECKPOINT_KEY, ImageModule, evaluating
 from lightning_gen.models.checkpoint import read_checkpoint
 from lightning_gen.networks.spectral import spectral_norms
+from lightning_gen.spec import ImageSpec
+
+OF_POSTERIORS = ("val/active_units", "val/active_layers", "val/margin_over_independent")
+AT_WORK = 0.05  # bits per dimension that pixels gain from latents which are not ignored
 
 
 class Diagnostics(Callback):
@@ -103,12 +108,14 @@ def summary(name: str, value: Tensor) -> dict[str, float]:
 class CollapseMonitor(Callback):
     """Warn, once, when the figures of an evaluation say that training collapses; stop or go back on request.
 
-    It reads figures alone and knows no family: ``val/diversity`` and ``val/critic_accuracy`` from the model's
-    diagnostics, and ``val/classes_...`` from :class:`lightning_gen.metrics.ClassCoverage` where that is among the
-    metrics. The signs are: samples that differ less than ``diversity`` times as much as real images do, fewer than
-    ``classes`` of the classes, or a critic that tells real images from samples nearly without error
-    (``critic_accuracy``), so that the generator learns nothing. A sign counts when it shows at ``patience`` evaluations
-    in a row.
+    It reads figures alone and knows no family: those of the model's diagnostics, and ``val/classes_...`` from
+    :class:`lightning_gen.metrics.ClassCoverage` where that is among the metrics. The signs are: samples that differ
+    less than ``diversity`` times as much as real images do (``val/diversity``), fewer than ``classes`` of the classes,
+    or a critic that tells real images from samples nearly without error (``val/critic_accuracy``), so that the
+    generator learns nothing; of posterior collapse (Bowman et al. 2016) no ``val/active_units``, no
+    ``val/active_layers``, or a ``val/margin_over_independent`` pixels of at most 0 where the latent does nothing for
+    the pixels either (in a warm-up it does, and only its divergence ``val/kl`` costs too much). A sign counts when it
+    shows at ``patience`` evaluations in a row.
 
     Args:
         action: "warn"; "stop" ends training, too; "roll_back" loads weights, averages and optimizers of
@@ -176,14 +183,15 @@ class CollapseMonitor(Callback):
             return
         if pl_module.images_seen < self.after:
             return
-        found = self.signs(figures, pl_module.spec.num_classes)
+        found = self.signs(figures, pl_module.spec)
         self.in_a_row = {name: self.in_a_row.get(name, 0) + 1 for name in found}
         lasting = [found[name] for name, count in self.in_a_row.items() if count >= self.patience]
         if not lasting:
             return
         self.told = True
         what = " and ".join(lasting)
-        message = f"warning: training looks collapsed at {pl_module.images_seen:,} images: {what}. {REMEDIES}"
+        remedies = OF_POSTERIOR_COLLAPSE if figures.keys() & set(OF_POSTERIORS) else REMEDIES
+        message = f"warning: training looks collapsed at {pl_module.images_seen:,} images: {what}. {remedies}"
         if self.action == "stop":
             trainer.should_stop = True
             message += ". Stopping (collapse.action)"
@@ -198,17 +206,17 @@ class CollapseMonitor(Callback):
             self.going_back = False
             self._roll_back(trainer, pl_module)
 
-    def signs(self, figures: dict[str, float], num_classes: int) -> dict[str, str]:
-        """Return the signs of collapse in these figures: what is seen, by name."""
-        found = {}
+    def signs(self, figures: dict[str, float], spec: ImageSpec) -> dict[str, str]:
+        """Return the signs of collapse in these figures of images: what is seen, by name."""
+        found = posterior_signs(figures, spec)
         if (diversity := figures.get("val/diversity", 1.0)) < self.diversity:
             found["diversity"] = f"samples differ {diversity:.2f} times as much as real images do"
         if (accuracy := figures.get("val/critic_accuracy", 0.5)) > self.critic_accuracy:
             found["critic_accuracy"] = f"the critic ranks a real image above a sample with probability {accuracy:.4f}"
         for name, value in figures.items():
             of_all = name.startswith("val/classes_") and not is_of_one_class(name)
-            if of_all and num_classes and value < self.classes * num_classes:
-                found["classes"] = f"{value:.0f} of {num_classes} classes are drawn"
+            if of_all and spec.num_classes and value < self.classes * spec.num_classes:
+                found["classes"] = f"{value:.0f} of {spec.num_classes} classes are drawn"
         return found
 
     @staticmethod
@@ -238,3 +246,20 @@ REMEDIES = (
     "Usual remedies: a gradient penalty (R1 and R2, or WGANGP) or a larger weight of it, a lower learning rate of both "
     "networks, the Relativistic loss, critic augmentation where data are few, a longer EMA"
 )
+OF_POSTERIOR_COLLAPSE = (
+    "Usual remedies: a KL warm-up (model.objective.warmup), free bits (model.objective.free_bits), a smaller "
+    "model.objective.beta, a weaker decoder (narrower, with fewer layers), a lower learning rate"
+)
+
+
+def posterior_signs(figures: dict[str, float], spec: ImageSpec) -> dict[str, str]:
+    """Return the signs in these figures that a decoder ignores its latent: what is seen, by name."""
+    found = {}
+    for part in ("unit", "layer"):
+        if figures.get(f"val/active_{part}s", 1.0) == 0:
+            found[f"active_{part}s"] = f"no {part} of the latent tells images apart"
+    margin = figures.get("val/margin_over_independent", 1.0)
+    spent = figures.get("val/kl", 0.0) / (math.log(2) * spec.dims)
+    if margin <= 0 and margin + spent <= AT_WORK:
+        found["margin"] = f"the bound is no better than independent pixels ({margin:+.3f} bits per dimension)"
+    return found

@@ -15,6 +15,8 @@ from lightning_gen.files import write_atomically
 from lightning_gen.models.base import GenerativeModule, evaluating, keyed_seed
 from lightning_gen.spec import ImageSpec
 
+GREY = 128  # of borders, and of places without an image
+
 
 def to_pixels(levels: Tensor, spec: ImageSpec) -> np.ndarray:
     """Return 8-bit pixels (N, H, W, C) of levels (N, C, H, W): level 0 is black, the highest 255."""
@@ -38,14 +40,18 @@ def grid_picture(levels: Tensor, spec: ImageSpec, columns: int | None = None, sm
         columns: images per row; None for the squarest grid.
         smallest: shortest side of an image on the picture, in pixels.
     """
-    pixels = to_pixels(levels, spec)
+    return pixel_grid(to_pixels(levels, spec), columns, smallest)
+
+
+def pixel_grid(pixels: np.ndarray, columns: int | None = None, smallest: int = 48) -> Image.Image:
+    """Return 8-bit pixels (N, H, W, C) in a grid; see :func:`grid_picture`."""
     n, height, width, channels = pixels.shape
     columns = columns or int(np.ceil(np.sqrt(n)))
     rows = -(-n // columns)
     factor = max(1, -(-smallest // min(height, width)))
     pixels = pixels.repeat(factor, axis=1).repeat(factor, axis=2)
     height, width, border = height * factor, width * factor, max(1, factor // 3)
-    sheet = np.full((rows * (height + border) + border, columns * (width + border) + border, channels), 128, np.uint8)
+    sheet = np.full((rows * (height + border) + border, columns * (width + border) + border, channels), GREY, np.uint8)
     for i, image in enumerate(pixels):
         top = border + (i // columns) * (height + border)
         left = border + (i % columns) * (width + border)

@@ -51,7 +51,9 @@ and with a held-out part, by the extractor and the metrics of its training run
 unless others are given. Data are looked for where they were then.
   lightning evaluate CKPT --likelihood --json out.json
 takes the likelihood of the held-out images instead, in bits per dimension, of
-a model that has one; --plots DIR shows how it is distributed.
+a model that has one; --plots DIR shows how it is distributed. A bound may take
+more --importance_samples K, and that of a VQVAE a prior of its codes:
+  lightning evaluate CKPT --likelihood --sampler.prior CKPT_OF_THE_PRIOR
 
 Images that any program drew, without a model:
   lightning evaluate --generated DIR --real DIR
@@ -69,10 +71,12 @@ images: compare those of equal n only.
 
 # Options that mean something to one of the two ways of scoring alone.
 OF_IMAGES = ("real", "real_part", "heldout", "size")
-OF_CHECKPOINTS = ("seed", "weights", "trust", "likelihood", "plots", "other")
+OF_CHECKPOINTS = ("seed", "weights", "trust", "likelihood", "plots", "other", "importance_samples")
 # And options of either that the likelihood of a checkpoint has no use for, or that belong to it alone.
 OF_FEATURES = ("extractor", "metrics", "per_class", "neighbours", "cache")
-OF_LIKELIHOOD = ("plots", "other")
+OF_LIKELIHOOD = ("plots", "other", "importance_samples")
+# The sampler's options that say what the model is, not only how it draws: a prior over the codes of a VQVAE.
+OF_MODELS = ("--sampler.prior", "--sampler.trust")
 
 
 class Scored(NamedTuple):
@@ -99,7 +103,7 @@ def run(args: Sequence[str]) -> None:
     check_files(options)
     check_mode(options, parser, sampler_options, real_path)
     if options.likelihood:
-        score_likelihoods(options)
+        score_likelihoods(options, sampler_options)
         return
     given = parser.instantiate(options)
     if options.generated is None:
@@ -179,6 +183,13 @@ def make_parser() -> CommandParser:
         default=None,
         help="Folder, .npy or .npz file of further images to take the likelihood of, such as samples or other data; "
         "image files are brought to the model's size.",
+    )
+    likelihood.add_argument(
+        "--importance_samples",
+        type=PositiveInt | None,
+        default=None,
+        help="Latents drawn for each image where the likelihood is a bound that tightens with them, as many as the "
+        "model was made with unless given. (For validate and test: --model.importance_samples.)",
     )
     images = parser.add_argument_group("to score images instead of a checkpoint")
     images.add_argument("--generated", type=str | None, default=None, help="The images: a folder, .npy or .npz file.")
@@ -272,17 +283,35 @@ def check_likelihood(options: Namespace, parser: CommandParser, sampler_options:
             raise InputError(f"--{given[0]} belongs to --likelihood: give that, too")
         return
     given = [f"--{name}" for name in OF_FEATURES if options[name] != parser.get_default(name)]
-    given += [option.partition("=")[0] for option in sampler_options[:1]]
+    named = [option.partition("=")[0] for option in sampler_options if option.startswith("--sampler.")]
+    given += [name for name in named if name not in OF_MODELS]
     if given:
         raise InputError(f"{given[0]} is about samples, and --likelihood draws none: leave it out")
     if options.other is not None and not (options.other and Path(options.other).expanduser().exists()):
         raise InputError(f"--other {options.other}: no such folder or file of images: check the path")
 
 
-def score_likelihoods(options: Namespace) -> None:
+def set_importance_samples(model: GenerativeModule, count: int | None) -> None:
+    """Let the likelihood take ``count`` importance samples; None leaves it as it is.
+
+    Raises:
+        InputError: for a model whose likelihood takes none.
+    """
+    if count is None:
+        return
+    if not hasattr(model, "importance_samples"):
+        raise InputError(
+            f"--importance_samples: the likelihood of this {type(model).__name__} takes no importance samples: leave "
+            "it out"
+        )
+    model.importance_samples = count
+
+
+def score_likelihoods(options: Namespace, sampler_options: Sequence[str]) -> None:
     """Take the likelihood of held-out images, and with --plots or --other that of further ones."""
-    model, checkpoint = load_generator(options, [])
+    model, checkpoint = load_generator(options, sampler_options)
     check_has_likelihood(model, options.checkpoint)
+    set_importance_samples(model, options.importance_samples)
     model.seed = options.seed  # of noise that a model keys on its own seed
     data = load_data(checkpoint[CHECKPOINT_KEY], options.trust)
     check_images(data)
@@ -313,6 +342,8 @@ def score_likelihoods(options: Namespace) -> None:
             "seed": options.seed,
             "batch_size": options.batch_size,
         }
+        if (prior := getattr(getattr(model, "sampler", None), "prior", None)) is not None:
+            facts["prior"] = prior
         write_json(Path(options.json), flat({**figures, **facts}))
 
 

@@ -39,6 +39,7 @@ from lightning_gen.callbacks import (
     GenerativeEvaluation,
     GracefulStop,
     ImagesProgressBar,
+    LatentPictures,
     LearningRate,
     MetricsCSV,
     Recorder,
@@ -84,6 +85,7 @@ TITLES = {
     "diagnostics": "diagnostics: how training stands, in the model's own figures, at each evaluation",
     "collapse": "collapse: a warning when the figures say that training collapses",
     "grid": "grid: samples/<images seen>.png at each evaluation, always of the same latents",
+    "pictures": "pictures: reconstructions and interpolations of held-out images at each evaluation, of autoencoders",
     "run": "run: where it is kept, what logs it",
     "wandb": "wandb: how Weights & Biases shows the run, with run.wandb true",
     "trainer": "trainer: devices, precision and further options of Lightning's Trainer",
@@ -149,7 +151,7 @@ class TrainingParser(OneLineErrors, LightningArgumentParser):
 
 class TrainingCLI(LightningCLI):
     """LightningCLI in subclass mode, with the groups run, budget, schedule, ema, evaluation, diagnostics,
-    collapse, checkpoint and grid."""
+    collapse, checkpoint, grid and pictures."""
 
     def __init__(self, verb: str, args: Sequence[str]):
         self.verb = verb
@@ -191,6 +193,7 @@ class TrainingCLI(LightningCLI):
         parser.add_lightning_class_args(CollapseMonitor, "collapse")
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_lightning_class_args(SampleGrid, "grid")
+        parser.add_lightning_class_args(LatentPictures, "pictures")
         parser.add_class_arguments(RunOptions, "run")
         parser.add_class_arguments(WandbOptions, "wandb")
         if self.verb == "fit":

@@ -25,9 +25,11 @@ from lightning_gen.callbacks import (
 from lightning_gen.callbacks.diagnostics import summary
 from lightning_gen.cli import main
 from lightning_gen.data import Batch, Digits, ImageDataModule
+from lightning_gen.distributions import LogisticPixels
 from lightning_gen.errors import InputError
-from lightning_gen.models import GAN
-from lightning_gen.networks import MLPDiscriminator, MLPGenerator
+from lightning_gen.models import GAN, VAE, HierarchicalVAE
+from lightning_gen.networks import LadderNetwork, MLPDecoder, MLPDiscriminator, MLPEncoder, MLPGenerator
+from lightning_gen.objectives import ELBO
 from lightning_gen.runs import RunFolder, read_metrics
 from lightning_gen.spec import ImageSpec
 
@@ -199,7 +201,14 @@ def model_of(spec: ImageSpec, **options) -> GAN:
 
 
 def train(
-    root: Path, rows, images: int, *callbacks: Callback, monitor: str | None = None, resume: bool = False, **options
+    root: Path,
+    rows,
+    images: int,
+    *callbacks: Callback,
+    monitor: str | None = None,
+    resume: bool = False,
+    build=model_of,
+    **options,
 ):
     """Train with scripted evaluations every 320 images; return the run's folder and what Watch saw."""
     folder = RunFolder(root / "run" / "version_0") if resume else RunFolder.new(str(root), "run")
@@ -226,7 +235,7 @@ def train(
     )
     trainer.check_val_every_n_epoch = None
     torch.manual_seed(0)
-    model = model_of(Digits().spec, **options)
+    model = build(Digits().spec, **options)
     path = {"ckpt_path": str(folder.last), "weights_only": True} if resume else {}
     trainer.fit(model, datamodule=ImageDataModule(Digits(), 32), **path)
     return folder, watch.seen
@@ -385,11 +394,55 @@ def test_roll_back_needs_a_monitored_figure(tmp_path):
     ],
 )
 def test_signs(figures, expected):
-    assert CollapseMonitor().signs(figures, 10) == expected
+    assert CollapseMonitor().signs(figures, Digits().spec) == expected
 
 
 def test_classes_of_images_without_labels_are_no_sign():
-    assert CollapseMonitor().signs({"val/classes_digits": 0.0}, 0) == {}
+    assert CollapseMonitor().signs({"val/classes_digits": 0.0}, ImageSpec(1, 8, 8, 17)) == {}
+
+
+NAT = 1 / (64 * math.log(2))  # in bits per dimension of digits
+
+
+@pytest.mark.parametrize(
+    ("figures", "expected"),
+    [
+        ({"val/active_units": 0.0}, {"active_units": "no unit of the latent tells images apart"}),
+        ({"val/active_layers": 0.0}, {"active_layers": "no layer of the latent tells images apart"}),
+        ({"val/active_units": 1.0, "val/active_layers": 1.0, "val/margin_over_independent": 0.001}, {}),
+        ({"val/active_units_on_train": 0.0, "test/active_units": 0.0}, {}),
+        (
+            {"val/margin_over_independent": -0.0125},
+            {"margin": "the bound is no better than independent pixels (-0.013 bits per dimension)"},
+        ),
+        (
+            {"val/margin_over_independent": 0.0, "val/kl": 0.03 / NAT},
+            {"margin": "the bound is no better than independent pixels (+0.000 bits per dimension)"},
+        ),
+        # Latents that pixels gain from, at a price that a warm-up leaves out of the loss.
+        ({"val/margin_over_independent": -1.4, "val/kl": 2.0 / NAT}, {}),
+        ({"val/margin_over_independent": -1.4, "val/kl": 1.4 / NAT}, {"margin": None}),
+        ({"val/margin_over_independent": math.nan, "val/active_units": math.nan}, {}),
+    ],
+)
+def test_signs_of_posterior_collapse(figures, expected):
+    found = CollapseMonitor().signs(figures, Digits().spec)
+    assert found.keys() == expected.keys()
+    assert all(text in (None, found[name]) for name, text in expected.items())
+
+
+def test_remedies_are_those_of_what_is_trained(tmp_path, capsys):
+    rows = [{"val/active_units": 0.0, "val/margin_over_independent": -0.01}] * 2
+    train(tmp_path / "vae", rows, 640, Collapse())
+    (line,) = said(capsys)
+    assert "no unit of the latent tells images apart and the bound is no better than independent pixels" in line
+    for word in ("KL warm-up", "free bits", "smaller model.objective.beta", "weaker decoder"):
+        assert word in line.partition(". Usual remedies: ")[2]
+    assert "critic" not in line.lower()
+    # Also where another sign is all there is: no critic is to be told what to do
+    train(tmp_path / "classes", [{"val/active_units": 3.0, "val/classes_digits": 1.0}] * 2, 640, Collapse())
+    (line,) = said(capsys)
+    assert "1 of 10 classes are drawn. Usual remedies: a KL warm-up" in line
 
 
 def test_two_signs_are_told_together(tmp_path, capsys):
@@ -430,6 +483,68 @@ def test_a_generator_that_ignores_its_latent_is_noticed(tmp_path, capsys):
     assert [row["val/diversity"] for row in evaluations(folder)] == [0, 0, 0]
     (line,) = said(capsys)
     assert "at 640 images: samples differ 0.00 times as much as real images do" in line
+
+
+class Deaf(MLPDecoder):
+    """Makes its pixels without looking at the latent."""
+
+    def forward(self, latent, labels=None):
+        return super().forward(latent * 0, labels)
+
+
+def vae_of(spec: ImageSpec, decoder: type = MLPDecoder, **options) -> VAE:
+    parts = {"encoder": partial(MLPEncoder, widths=(64,)), "decoder": partial(decoder, widths=(64,))}
+    arguments = {"likelihood": LogisticPixels, "latent_dim": 8, "importance_samples": 1}
+    return VAE(spec, **parts, optimizer=partial(Adam, lr=1e-2), **{**arguments, **options})
+
+
+def ladder_of(spec: ImageSpec, **options) -> HierarchicalVAE:
+    network = partial(LadderNetwork, sides=(8, 4), depths=(1, 1), width=8, latent_channels=2)
+    return HierarchicalVAE(spec, network, optimizer=partial(Adam, lr=1e-2), importance_samples=1, **options)
+
+
+@pytest.mark.parametrize("build", [vae_of, ladder_of])
+def test_the_margin_is_that_over_the_shares_of_levels_in_the_training_part(build, tmp_path):
+    folder, _ = train(tmp_path, [{}], 320, Diagnostics(90), build=build)
+    (found,) = evaluations(folder, "val/margin_over_independent")
+    levels = {part: Digits().load(part).levels.reshape(-1, 64) for part in ("train", "val")}
+    shares = np.stack([(levels["train"] == level).sum(0) + 1 / 17 for level in range(17)]) / (1097 + 1)
+    for part, suffix in {"val": "", "train": "_on_train"}.items():
+        order = torch.randperm(len(levels[part]), generator=torch.Generator().manual_seed(0))[:90].numpy()
+        independent = -np.log2(shares[levels[part][order], np.arange(64)]).mean()
+        elbo = NAT * (found[f"val/reconstruction{suffix}"] + found[f"val/kl{suffix}"])
+        assert found[f"val/margin_over_independent{suffix}"] == pytest.approx(independent - elbo, rel=1e-5)
+    saved = torch.load(folder.last, weights_only=True)
+    own = build(Digits().spec).state_dict()
+    assert saved["state_dict"].keys() == own.keys()  # what it is compared with is no part of it
+
+
+def test_a_decoder_that_ignores_its_latent_is_noticed_and_a_good_one_is_not_suspected(tmp_path, capsys):
+    rows = {}
+    for decoder in (Deaf, MLPDecoder):
+        monitor = CollapseMonitor(after=3000)
+        root = tmp_path / decoder.__name__
+        folder, _ = train(root, [{}] * 12, 12 * EVERY, Diagnostics(200), monitor, build=vae_of, decoder=decoder)
+        rows[decoder] = evaluations(folder, "val/active_units")[-1]
+        lines = said(capsys)
+        assert len(lines) == (decoder is Deaf)
+        if lines:
+            assert "no unit of the latent tells images apart" in lines[0]
+            assert "Usual remedies: a KL warm-up" in lines[0]
+    assert rows[Deaf]["val/active_units"] == 0
+    assert abs(rows[Deaf]["val/margin_over_independent"]) < 0.06  # a smooth fit is a little better than counting
+    assert rows[MLPDecoder]["val/active_units"] >= 3
+    assert rows[MLPDecoder]["val/margin_over_independent"] > 0.15
+
+
+def test_a_warm_up_whose_latents_cost_too_much_is_not_suspected(tmp_path, capsys):
+    loose = ELBO(warmup=1_000_000)
+    callbacks = [Diagnostics(200), CollapseMonitor(after=3000)]
+    folder, _ = train(tmp_path, [{}] * 12, 12 * EVERY, *callbacks, build=vae_of, objective=loose)
+    row = evaluations(folder, "val/active_units")[-1]
+    assert row["val/margin_over_independent"] < 0
+    assert row["val/kl"] * NAT > 0.5
+    assert said(capsys) == []
 
 
 @pytest.mark.parametrize("name", ["quickstart", "gan/mlp-digits"])
