@@ -85,6 +85,16 @@ FIT = [
         r"MLPGenerator: conditional needs classes, but these images have none",
     ),
     (["--model.penalties", "[R11]"], r"model\.penalties: .*'R11'"),
+    (["--model.penalties", "[3]"], r"model\.penalties: '3' is not the import path of a Penalty"),
+    (
+        ["--model.penalties.0.weight", "5"],
+        r"model\.penalties is a list, which is given as a whole: --model\.penalties '",
+    ),
+    (
+        ["--model.loss", "3.5"],
+        r"model\.loss: '3\.5' is not the import path of an AdversarialLoss; known ones are Hinge",
+    ),
+    (["--model.generator.widths", "64"], r"model\.generator\.widths: expected a list, got '64'"),
     (["--model.generator_penalties", "[R1]"], r"model\.generator_penalties: .*'R1'"),
     (["--model.generator_penalties", "[PathLength]"], r"PathLength: MLPGenerator has no method split"),
     (["--model.augmentation", "ADA", "--model.augmentation.target", "3"], r"ADA: target must be -1 to 1"),

@@ -73,7 +73,7 @@ def test_what_cannot_be_done_is_said_in_one_line(tmp_path, capsys):
     assert "is a file" in refused(capsys, runs + "/quick/version_0/summary.json", "--out", out)
     assert "folders come first" in refused(capsys, "--watch", runs, runs, "--out", out)
     assert "from 0.1 to 86400" in refused(capsys, runs, "--watch", "0", "--out", out)
-    assert "folders" in refused(capsys, "--out", out)
+    assert "DIR: is required" in refused(capsys, "--out", out)
     assert "cannot be written" in refused(capsys, runs, "--out", str(tmp_path / ("x" * 300)))
     assert "no such option" in refused(capsys, runs, "--oot", out)
     assert not Path(out).exists()

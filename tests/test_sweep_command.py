@@ -181,6 +181,13 @@ def test_long_values_are_cut_and_classes_named_shortly():
     assert short(0.000123456) == "0.0001235"
     assert len(short(list(range(100)))) == 40
     assert short(None) == "None"
+    one, two = (
+        {"class_path": f"lightning_gen.objectives.{name}", "init_args": {"weight": 0.5}} for name in ("R1", "R2")
+    )
+    assert short(one) == "R1(weight=0.5)"
+    assert short([one, two]) == "R1(weight=0.5) + R2(weight=0.5)"
+    assert short({"class_path": "a.B"}) == "B"
+    assert short({"covariance": "full", "rank": None}) == "{'covariance': 'full', 'rank': None}"
 
 
 # --- bad input ----------------------------------------------------------------------------------------------------
@@ -201,7 +208,7 @@ def test_what_cannot_work_is_one_line_and_leaves_nothing(sweep_file, capsys, tmp
     before = sorted(path.name for path in tmp_path.iterdir())
     for args, message in (
         (["nope.yaml"], r"no sweep file nope.yaml"),
-        ([], r"--file: is required"),
+        ([], "error: FILE: is required"),
         ([grid, "--count", "0"], "--count: expected a whole number of at least 1"),
         ([grid, "--jobs", "0"], "--jobs: expected a whole number of at least 1"),
         ([grid, "--jobs", "two"], "--jobs: expected a whole number"),

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image, ImageDraw, ImageFont
 
-from lightning_gen.callbacks.recorder import Recorder, count_parameters
+from lightning_gen.callbacks.recorder import SECONDS, Recorder, count_parameters
 from lightning_gen.callbacks.wandb import AXIS, WandbRun
 from lightning_gen.metrics.base import is_of_one_class
 from lightning_gen.runs import RunFolder, read_metrics
@@ -56,7 +56,8 @@ class Dashboards(Callback):
         for row in read_metrics(self.folder.path / "metrics.csv")[1]:
             at = int(float(row["images_seen"]))
             if written < at <= images_seen:
-                run.log_metrics({name: float(value) for name, value in row.items() if value and name != AXIS}, at)
+                figures = {name: float(value) for name, value in row.items() if value and name not in (AXIS, SECONDS)}
+                run.log_metrics(figures, at)
                 if any(name.startswith("val/") and value for name, value in row.items()):
                     for name, path in evaluation_pictures(self.folder, at).items():
                         show(run, name, path, at)

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,13 +26,21 @@ from lightning_gen.callbacks.sweep import SweepTrial
 from lightning_gen.files import write_text
 from lightning_gen.runs import FINISHED, PRUNED, RUNNING, RunFolder, read_metrics, write_metrics
 
+SECONDS = "seconds"
+"""Column of metrics.csv: time spent in ``fit`` so far, evaluation included, over all sessions."""
+
 
 class MetricsCSV(Logger):
-    """Append figures to metrics.csv of the run's folder, one row a call, by images seen."""
+    """Append figures to metrics.csv of the run's folder, one row a call, by images seen.
+
+    Attributes:
+        clock: says how many seconds the run has spent so far, for a column of that name; None for no such column.
+    """
 
     def __init__(self, folder: RunFolder | None):
         super().__init__()
         self.folder = folder
+        self.clock: Callable[[], float] | None = None
         self._header: list[str] | None = None
 
     # Lightning's ModelCheckpoint joins save_dir, name and version: save_dir is the run's folder already.
@@ -61,7 +70,8 @@ class MetricsCSV(Logger):
         if self.folder is None:
             return
         path = self.folder.path / "metrics.csv"
-        row = {"images_seen": step, **{name: float(value) for name, value in metrics.items()}}
+        clock = {} if self.clock is None else {SECONDS: round(self.clock(), 3)}
+        row = {"images_seen": step, **clock, **{name: float(value) for name, value in metrics.items()}}
         if self._header is None:
             self._header, _ = read_metrics(path)
         missing = [name for name in row if name not in self._header]
@@ -117,6 +127,10 @@ class Recorder(Callback):
                 path.replace(path.with_name(f"config.until-{pl_module.images_seen}.yaml"))
         write_text(path, self.config)
         self.write(trainer, pl_module, RUNNING)
+        budget = _budget(trainer)
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCSV) and budget is not None:
+                logger.clock = lambda: budget.seconds
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit":
@@ -135,7 +149,7 @@ class Recorder(Callback):
         """Write summary.json."""
         if self.folder is None:
             return
-        budget = next((callback for callback in trainer.callbacks if isinstance(callback, Budget)), None)
+        budget = _budget(trainer)
         evaluation = next((c for c in trainer.callbacks if isinstance(c, GenerativeEvaluation)), None)
         facts = {} if evaluation is None else evaluation.likelihood_facts
         self.folder.write_summary(
@@ -160,6 +174,10 @@ class Recorder(Callback):
                 "pid": os.getpid(),
             }
         )
+
+
+def _budget(trainer: Trainer) -> Budget | None:
+    return next((callback for callback in trainer.callbacks if isinstance(callback, Budget)), None)
 
 
 def count_parameters(module: LightningModule) -> dict[str, int]:

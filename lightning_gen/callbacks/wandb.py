@@ -48,6 +48,8 @@ INIT_SECONDS = 20.0
 FINISH_SECONDS = 120.0
 """How long a run's end may wait for uploads; what is not sent by then stays on disk."""
 ARTIFACT_SECONDS = 900.0
+KILLED = 255
+"""Exit code by which W&B knows that somebody stopped a run."""
 WRITE_SECONDS = 40.0
 """After so long a row is on disk: W&B's service writes every 15 s."""
 # W&B's words for a server that does not answer, as opposed to one that says no.
@@ -285,9 +287,14 @@ class WandbRun(WandbLogger):
         return f"wandb sync {kind}{shlex.quote(str(self.folder.path))}/wandb/{'' if self.online else 'offline-'}run-*"
 
     def finish(self, exit_code: int) -> None:
-        """End the run at W&B; waits for uploads, but not forever."""
+        """End the run at W&B; waits for uploads, but not forever.
+
+        A run that was interrupted, and can go on, is shown as killed there, not as failed.
+        """
         if self._experiment is None:
             return
+        if exit_code and self.folder.summary().get("status") == "interrupted":
+            exit_code = KILLED
         try:
             self._experiment.finish(exit_code=exit_code)
         except TimeoutError:

@@ -1,13 +1,18 @@
 """Parsing the command lines of a sweep, all in one process: ``python -m lightning_gen.commands.check_sweep``.
 
-Reads a JSON list of argument lists from ``fit`` on, and prints null, or the first error as a JSON text.
+Reads ``{"lines": argument lists from fit on, "lenient": bool}`` as JSON, and prints ``{"error": text or null, "notes":
+[texts]}``. Once all lines parse, the objects that they describe are made, too: parts may be right each and not fit each
+other.
 """
 
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import sys
+import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +28,12 @@ from lightning_gen.errors import InputError
 from lightning_gen.shipped import find_config
 from lightning_gen.spec import ImageSpec
 from lightning_gen.sweeps.command import plain_values
+
+EXAMPLE_LETTERS = 300
+BUILD_SECONDS = 2.0
+"""How long all models of a check may take to be made; those beyond are left to their own runs."""
+MOST_TRIED = 8
+"""In so many other combinations a value is tried before it is blamed."""
 
 
 class _Built(Exception):
@@ -58,12 +69,29 @@ class ParsingCLI(TrainingCLI):
             raise (input_error_behind(error) or error) from error
         return self.options
 
+    def build(self, options: Namespace) -> None:
+        """Make what a run with these options makes before it trains, but for the trainer itself; nothing is written.
+
+        Raises:
+            InputError: one line, as the run would say it.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                made = self._parser("fit").instantiate(options)
+        except Exception as error:  # whatever constructors raise, a user's own among them
+            raise (input_error_behind(error) or InputError(f"{type(error).__name__}: {error}")) from error
+        try:
+            made.model.configure_optimizers()
+        except ValueError as error:  # others may want a trainer
+            raise (input_error_behind(error) or InputError(str(error))) from error
+
 
 class Option(NamedTuple):
     """An option of a command line."""
 
     key: str
-    value: str | None
+    value: Any
     items: tuple[str, ...]
     """As it stood there."""
 
@@ -81,26 +109,41 @@ class Option(NamedTuple):
         return json.loads(Path(self.value).read_text(encoding="utf-8")) if self.value.endswith(".json") else None
 
 
+class Trial:
+    """The options of one command line of a sweep, and the values that they give."""
+
+    def __init__(self, options: Sequence[Option]):
+        self.options = list(options)
+        self.values = values_of(options)
+
+    @property
+    def configs(self) -> list[str]:
+        """Its config files."""
+        return [option.value for option in self.options if option.is_config and option.parameters is None]
+
+    def with_value(self, key: str, value: Any) -> Trial:
+        """Return the same with another value."""
+        return Trial([*self.options, Option(key, value, (flag(key, value),))])
+
+
 class CommandCheck:
     """Parses command lines and blames the key that one fails by."""
 
     def __init__(self):
         self.cli = ParsingCLI()
 
-    def check(self, args: Sequence[str]) -> None:
+    def check(self, args: Sequence[str]) -> Namespace:
         """Parse ``args``, from ``fit`` on.
+
+        Returns:
+            The values of all options.
 
         Raises:
             InputError: one line that begins with the key, for the first thing wrong with them.
         """
-        options = [_found(option) for option in split(plain_values(args))]
-        args = ["fit", *(item for option in options for item in option.items)]
-        given: dict[str, Any] = {}
-        for option in options:
-            own = option.parameters
-            if own and "config" in own:
-                raise InputError("config: a config file cannot name another one: pass it by ${args}, not as JSON")
-            given |= own if own is not None else {} if option.is_config else {option.key: option.value}
+        options = found_options(args)
+        args = arguments(options)
+        given = values_of(options)
         try:
             parsed = self.cli.parse(args)
         except InputError as error:
@@ -118,6 +161,84 @@ class CommandCheck:
                 self.cli.parse([*_configs(options), *(flag(key, value) for key, value in given.items())])
             except InputError:
                 self._blame(options, given, unchecked)
+        return parsed
+
+    def build(
+        self,
+        lines: Sequence[Sequence[str]],
+        parsed: Sequence[Namespace],
+        lenient: bool = False,
+        seconds: float = BUILD_SECONDS,
+    ) -> list[str]:
+        """Make the models of command lines, as many as can be made in so many ``seconds``.
+
+        Args:
+            lines: command lines from ``fit`` on.
+            parsed: what :meth:`check` made of each.
+            lenient: note a value that works with nothing, too: for a sweep whose file was written for other images.
+            seconds: after so many no further one is begun.
+
+        Returns:
+            A note for each combination that fails although each of its values works with others: a sweep may well have
+            such ones, and only their runs fail.
+
+        Raises:
+            InputError: one line, for a value that works with nothing, and where no combination works.
+        """
+        trials = [Trial(found_options(line)) for line in lines]
+        works, fails, deadline = [], [], time.monotonic() + seconds
+        for trial, options in zip(trials, parsed, strict=True):
+            try:
+                self.cli.build(options)
+                works.append(trial)
+            except InputError as error:
+                fails.append((trial, str(error)))
+            if time.monotonic() > deadline:
+                break
+        if fails and not works:
+            works = next(([near] for near in self._neighbours(fails[0][0], trials) if not self._problem(near)), [])
+            if not works:
+                raise InputError(fails[0][1])
+        varying = [key for key, value in trials[0].values.items() if any(t.values.get(key) != value for t in trials)]
+        notes = []
+        for trial, problem in fails:
+            alone = self._value_at_fault(trial, works, trials)
+            if not varying:  # config files alone do
+                alone = f"{' '.join(trial.configs)} fails: {problem}"
+            if alone and not lenient:
+                raise InputError(alone)
+            shown = ", ".join(f"{key} {trial.values.get(key)}" for key in varying)
+            notes.append(f"note: {alone or f'{shown}: such a run fails: {problem}'}")
+        return notes
+
+    def _value_at_fault(self, trial: Trial, works: Sequence[Trial], trials: Sequence[Trial]) -> str | None:
+        """Say which value of ``trial`` works neither in what works nor beside other values, if one does."""
+        for key, value in trial.values.items():
+            others = [other for other in works if key in other.values]
+            if not others or any(other.values[key] == value for other in others):
+                continue
+            tried = [*(other.with_value(key, value) for other in others), *self._neighbours(trial, trials, key)]
+            problems = list(itertools.takewhile(bool, map(self._problem, tried[:MOST_TRIED])))
+            if len(problems) == min(len(tried), MOST_TRIED):
+                return problems[0] if problems[0].startswith(key) else f"{key}: {value} fails: {problems[0]}"
+        return None
+
+    def _neighbours(self, trial: Trial, trials: Sequence[Trial], kept: str | None = None) -> Iterator[Trial]:
+        """Yield ``trial`` with one value (not that of ``kept``) replaced by one of another trial."""
+        seen = {(key, repr(value)) for key, value in trial.values.items()}
+        for other in trials:
+            for key, value in other.values.items():
+                if key != kept and (key, repr(value)) not in seen:
+                    seen.add((key, repr(value)))
+                    yield trial.with_value(key, value)
+
+    def _problem(self, trial: Trial) -> str:
+        """Return why a trial fails, or ''."""
+        try:
+            self.cli.build(self.cli.parse(arguments(trial.options)))
+        except InputError as error:
+            return str(error)
+        return ""
 
     def _blame(self, options: Sequence[Option], given: dict[str, Any], only: set[str] | None = None) -> None:
         """Raise InputError for the first key (of ``only`` those) that cannot follow the ones before it."""
@@ -137,6 +258,31 @@ class CommandCheck:
                 node_at(parsed, key)
                 text = str(error)
                 raise InputError(text if text.startswith(key) else f"{key}: {text}") from None
+
+
+def found_options(args: Sequence[str]) -> list[Option]:
+    """Return the options of ``args``, from ``fit`` on, as a run of a sweep understands them."""
+    return [_found(option) for option in split(plain_values(args))]
+
+
+def arguments(options: Sequence[Option]) -> list[str]:
+    """Return a command line of options, from ``fit`` on."""
+    return ["fit", *(item for option in options for item in option.items)]
+
+
+def values_of(options: Sequence[Option]) -> dict[str, Any]:
+    """Return the values that options give beside config files, by name.
+
+    Raises:
+        InputError: for a config file that is named inside another one.
+    """
+    given: dict[str, Any] = {}
+    for option in options:
+        own = option.parameters
+        if own and "config" in own:
+            raise InputError("config: a config file cannot name another one: pass it by ${args}, not as JSON")
+        given |= own if own is not None else {} if option.is_config else {option.key: option.value}
+    return given
 
 
 def _configs(options: Sequence[Option]) -> list[str]:
@@ -196,12 +342,20 @@ def node_at(parsed: Namespace, key: str) -> Any:
     for i, part in enumerate(parts):
         if isinstance(node, list):
             name = ".".join(parts[:i])
-            raise InputError(f"{key}: {name} is a list, no part of which is an option: give values for all of {name}")
+            raise InputError(
+                f"{key}: {name} is a list, which is given as a whole: {name}: {{values: [{example(node)}]}}"
+            )
         known = names(node)
         if part not in known:
             raise InputError(f"{key}: no such option{nearest(parsed, key)}")
         node = known[part]
     return node
+
+
+def example(items: list[Any]) -> str:
+    """Return a list as a sweep file would give it; only its brackets where that is too long for a message."""
+    text = json.dumps([item.as_dict() if isinstance(item, Namespace) else item for item in items], default=str)
+    return text if len(text) <= EXAMPLE_LETTERS else "[...]"
 
 
 def parts_of(key: str) -> list[str]:
@@ -279,14 +433,19 @@ def shown(value: Any) -> str:
 
 
 def main() -> None:
-    answer = None
+    answer: dict[str, Any] = {"error": None, "notes": []}
     try:
-        check = CommandCheck()
-        for args in json.load(sys.stdin):
-            check.check(args)
+        check, wanted = CommandCheck(), json.load(sys.stdin)
+        parsed = [check.check(args) for args in wanted["lines"]]
+        answer["notes"] = [one_line(note) for note in check.build(wanted["lines"], parsed, wanted["lenient"])]
     except InputError as error:
-        answer = " ".join(str(error).split())
+        answer["error"] = one_line(str(error))
     print(json.dumps(answer))
+
+
+def one_line(text: str) -> str:
+    """Return a text without line ends."""
+    return " ".join(text.split())
 
 
 if __name__ == "__main__":

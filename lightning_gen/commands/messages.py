@@ -16,6 +16,18 @@ from lightning_gen.errors import InputError
 
 # A nested parser's line travels through the reports of the parsers around it between these marks.
 BEGIN, MIDDLE, END = "\u2063", "\u2064", "\u2062"
+SPOKEN = {
+    "NoneType": "null",
+    "bool": "true, false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "list": "a list",
+    "Sequence": "a list",
+    "dict": "a mapping",
+    "Mapping": "a mapping",
+}
+"""Types as messages name them."""
 MARKED = re.compile(f"{BEGIN}(.*?){MIDDLE}(.*?){END}", re.DOTALL)
 
 
@@ -27,9 +39,14 @@ class OneLineErrors:
     def error(self, message: str, ex: Exception | None = None) -> None:
         key, text = condense(message, self)
         if self.exit_on_error:
-            key = self.shown.format(key) if key else ""
+            key, text = explain_list_item(key, text)
+            key = self._as_typed(key) if key else ""
             raise InputError(f"{key}: {text}" if key else text)
         raise InputError(f"{BEGIN}{key}{MIDDLE}{text}{END}")
+
+    def _as_typed(self, key: str) -> str:
+        positional = (action for action in self._actions if action.dest == key and not action.option_strings)
+        return next((str(action.metavar or key) for action in positional), self.shown.format(key))
 
 
 class CommandParser(OneLineErrors, ArgumentParser):
@@ -94,6 +111,15 @@ def condense(message: str, parser: ArgumentParser) -> tuple[str, str]:
     return key, " ".join(lines)[:400] if lines else "is not valid"
 
 
+def explain_list_item(key: str, text: str) -> tuple[str, str]:
+    """Return (key, what is wrong with it), with the remedy where the key is of a list's item, which is no option."""
+    if number := re.search(r"NestedArg\(key='(\d+)'", text):
+        key = f"{key}.{number[1]}"
+    if item := re.match(r"(.+?)\.\d+(?:\.|$)", key):
+        text = f"{item[1]} is a list, which is given as a whole: --{item[1]} '[...]'"
+    return key, text
+
+
 def nearest_option(name: str, parser: ArgumentParser) -> str:
     """Return a hint at the option nearest to ``name``, or ''."""
     known = sorted({str(action.dest) for action in parser._actions if not str(action.dest).endswith("help")})
@@ -111,17 +137,23 @@ def no_class(path: str, message: str) -> str:
     if "." in path and root.isidentifier() and root not in sys.modules and importlib.util.find_spec(root) is None:
         return f"there is no module {root!r}: install it, or run where {root}.py lies"
     if base is None:  # of a list, whose report does not say which classes would do
+        wanted = re.search(r"Not a valid subclass of (\w+)", message)
+        if wanted or not re.fullmatch(r"[^\W\d][\w.]*", path):
+            return f"{path!r} is not the import path of {_with_article(wanted[1] if wanted else 'class')}"
         module, _, name = path.rpartition(".")
         near = difflib.get_close_matches(name, vars(sys.modules[module]), 1) if module in sys.modules else []
         return f"there is no class {path!r}" + (f" (did you mean {near[0]!r}?)" if near else "")
     known = sorted({cls.__name__ for cls in _subclasses(base) if not inspect.isabstract(cls) and cls is not base})
     near = difflib.get_close_matches(path.rpartition(".")[2], known, 1)
-    article = "an" if base.__name__[0] in "AEIOU" else "a"
-    text = f"{path!r} is not the import path of {article} {base.__name__}"
+    text = f"{path!r} is not the import path of {_with_article(base.__name__)}"
     if near:
         return f"{text} (did you mean {near[0]!r}?)"
     own = [name for name in known if len(known) <= 12]
     return text + (f"; known ones are {', '.join(own)}" if own else "")
+
+
+def _with_article(name: str) -> str:
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
 
 
 def _also(names: list[str]) -> str:
@@ -135,7 +167,7 @@ def _given(message: str) -> str | None:
 
 def _class_path(message: str) -> str | None:
     patterns = (
-        r"Expected a dot import path string: (\S+)",
+        r"(?:Expected a dot import path string|Unexpected import path format): (\S+)",
         r"Problem with given class_path '([^']+)'",
         r"Expected '([^']+)' to be a function that returns",
         r"expects a function or a callable class: .*?Got value: (\S+)",
@@ -144,9 +176,16 @@ def _class_path(message: str) -> str | None:
     )
     if re.search(r"Expected a <class '(?:int|float|str|bool)'>", message) and "Problem with" not in message:
         return None
+    given = _given(message) or ""
+    named = re.match(r"(?:Namespace\(class_path=|\{'class_path': )'?([^',})]+)", given)
     if "does not correspond to a subclass" in message:
-        given = re.search(r"Given value: (?:Namespace\(class_path=')?([\w.]+)", message)
-        return given[1] if given else None
+        return named[1] if named else given or None
+    if "Not a valid subclass of" in message or re.search(
+        r"Expected a dot import path string: *$", message, re.MULTILINE
+    ):
+        return given
+    if named and "is not iterable" in message:  # a number for class_path
+        return named[1]
     for pattern in patterns:
         if found := re.search(pattern, message):
             return found[1]
@@ -155,16 +194,14 @@ def _class_path(message: str) -> str | None:
 
 def _expected(message: str) -> str:
     names: list[str] = []
-    for found in re.findall(r"Expected a (.*?)(?:\. Got value|$)", message, re.MULTILINE):
+    for found in re.findall(r"Expected (?:a |(?=<class))(.*?)(?:\. Got value|$)", message, re.MULTILINE):
         if "path but" in found or "dot import path" in found:
             continue
         if literal := re.match(r"typing\.Literal\[(.*)\]", found):
             names += [name.strip(" '\"") for name in literal[1].split(",")]
         elif cls := re.match(r"<class '([^']+)'>", found):
             name = cls[1].rpartition(".")[2]
-            names.append(
-                {"NoneType": "null", "int": "a whole number", "float": "a number", "str": "text"}.get(name, name)
-            )
+            names.append(SPOKEN.get(name, name))
         else:
             names.append(found.strip())
     unique = list(dict.fromkeys(name for name in names if name != "Tensor"))

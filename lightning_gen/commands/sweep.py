@@ -7,7 +7,6 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +20,9 @@ from lightning_gen.commands.verbs import fail
 from lightning_gen.errors import InputError
 from lightning_gen.files import write_text
 from lightning_gen.sweeps.check import check_commands, commands_to_check
-from lightning_gen.sweeps.command import command_line
+from lightning_gen.sweeps.command import command_line, shown_command
 from lightning_gen.sweeps.distributions import optuna
-from lightning_gen.sweeps.file import SweepFile, read_sweep, sweep_text, with_config
+from lightning_gen.sweeps.file import SweepFile, read_sweep, sweep_text, with_config, with_metric
 from lightning_gen.sweeps.trial import VARIABLE
 
 if TYPE_CHECKING:
@@ -39,6 +38,8 @@ examples:
   lightning sweep sweeps/gan.yaml --count 96 --storage postgresql://me@host/sweeps            on one machine, and
   lightning sweep sweeps/gan.yaml --worker --storage postgresql://me@host/sweeps              on any number of others"""
 BEST = 10
+LETTERS = 40
+"""Of a value in a line or a table."""
 
 
 def run(args: Sequence[str]) -> None:
@@ -48,8 +49,7 @@ def run(args: Sequence[str]) -> None:
     sweep = read_sweep(options.file)
     if options.config is not None:
         sweep = with_config(sweep, options.config, options.metric)
-    elif options.metric is not None:
-        sweep = with_metric(sweep, options.metric)
+    sweep = with_metric(sweep, options.metric)
     if options.print_sweep:
         print(sweep_text(sweep), end="")
         return
@@ -64,7 +64,7 @@ def run(args: Sequence[str]) -> None:
     count = None if options.worker or only_best else choose_count(options.count, sweep)
     name = options.name or sweep.name
     if not (only_best or options.worker):
-        check(sweep)
+        check(sweep, lenient=options.config is not None)
     study = SweepStudy(
         sweep, options.root, name, options.storage, options.seed, create=not (options.worker or only_best)
     )
@@ -118,12 +118,6 @@ def dashes_to_underscores(arg: str) -> str:
     return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else arg
 
 
-def with_metric(sweep: SweepFile, metric: str) -> SweepFile:
-    """Return the sweep with another figure to optimise."""
-    given = {"goal": sweep.goal, **(sweep.raw.get("metric") or {}), "name": metric}
-    return replace(sweep, metric=metric, raw={**sweep.raw, "metric": given})
-
-
 def choose_count(count: int | None, sweep: SweepFile) -> int:
     """Return how many trials there are to be.
 
@@ -150,8 +144,13 @@ def check_file(name: str) -> None:
         raise InputError(f"--best-config {file}: there is no folder {file.parent}")
 
 
-def check(sweep: SweepFile) -> None:
-    """Raise InputError for the first of the sweep's command lines that cannot be run."""
+def check(sweep: SweepFile, lenient: bool) -> None:
+    """Raise InputError for the first of the sweep's command lines that cannot be run.
+
+    Args:
+        sweep: whose lines.
+        lenient: whether values that fit no model are noted alone, because the file was written for another config.
+    """
     from lightning_gen.sweeps.runner import check_program
 
     with tempfile.TemporaryDirectory() as folder:
@@ -161,7 +160,8 @@ def check(sweep: SweepFile) -> None:
             own.mkdir()
             commands.append(command_line(sweep, parameters, own))
         check_program(commands[0])
-        check_commands(commands)
+        for note in check_commands(commands, lenient):
+            print(note, file=sys.stderr)
 
 
 def go(study: SweepStudy, options: Namespace, count: int | None, args: Sequence[str]) -> None:
@@ -245,13 +245,23 @@ class SweepScreen:
 
 
 def short(value: Any) -> str:
-    """Return a value in few letters."""
+    """Return a value in few letters, classes by their names."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, str):
         return value.rpartition(".")[2] if value.startswith("lightning_gen.") else value
-    text = str(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+    text = spoken(value)
+    return text if len(text) <= LETTERS else text[: LETTERS - 3] + "..."
+
+
+def spoken(value: Any) -> str:
+    """Return a value with objects as calls of their classes, such as R1(weight=0.5), and lists of them as sums."""
+    if isinstance(value, dict) and "class_path" in value:
+        arguments = ", ".join(f"{key}={spoken(item)}" for key, item in value.get("init_args", {}).items())
+        return value["class_path"].rpartition(".")[2] + (f"({arguments})" if arguments else "")
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return " + ".join(map(spoken, value))
+    return short(value) if isinstance(value, str | float) else str(value)
 
 
 def varying_parameters(study: SweepStudy) -> list[str]:
@@ -306,7 +316,7 @@ def _where(study: SweepStudy) -> str:
 
 def command_of(study: SweepStudy, result: Result) -> str:
     """Return the command line of a trial as one types it."""
-    from lightning_gen.sweeps.runner import read_trial, shown_command
+    from lightning_gen.sweeps.runner import read_trial
 
     folder = study.folder / f"version_{result.index}"
     command = read_trial(folder).get("command") or command_line(study.sweep, result.parameters, folder)

@@ -27,7 +27,8 @@ from lightning_gen.report.run import Run, read_run
 from lightning_gen.report.sweeps import COSTS, cost_of, describe_sweeps
 
 SCRIPTS = ("base", "state", "plots", "table", "details", "curves", "samples", "configs", "fronts", "sweeps", "main")
-PICTURE_BYTES = 8_000_000  # of all sample grids on the page; beyond, fewer of each run are shown
+PICTURE_BYTES = 8_000_000  # of all pictures on the page; beyond, fewer sample grids of each run are shown
+OTHER_BYTES = 160_000  # of one picture that is no sample grid
 GRIDS, FEWEST_GRIDS, MOST_GRIDS = 1200, 6, 48  # on the page; of one run
 
 
@@ -93,7 +94,7 @@ class Report:
         """
         runs = [run for _, run in self._runs.values()]
         ids = make_ids(list(self._runs))
-        grids, pictures = self._choose_pictures(runs)
+        grids, others, pictures = self._choose_pictures(runs)
         names = [self._names[run.folder] for run in runs]
         sweeps = describe_sweeps(runs, ids, names)
         sweep_of = {trial["run"]: sweep["id"] for sweep in sweeps for trial in sweep["trials"]}
@@ -105,9 +106,10 @@ class Report:
                 "sweep": sweep_of.get(run_id),
                 "grids": [[seen, picture] for seen, picture in own],
                 "allGrids": len(run.grids),
+                "others": further,
                 "problems": [*problems_of(run, run.folder in self._lost), *unreadable],
             }
-            for run, run_id, name, (own, unreadable) in zip(runs, ids, names, grids, strict=True)
+            for run, run_id, name, (own, unreadable), further in zip(runs, ids, names, grids, others, strict=True)
         ]
         self.marked = sum(bool(record["problems"]) for record in records)
         figures = sorted({name for record in records for name in [*record["last"], *record["logged"]]}, key=place)
@@ -128,8 +130,13 @@ class Report:
 
     def _choose_pictures(
         self, runs: Sequence[Run]
-    ) -> tuple[list[tuple[list[tuple[int, str]], list[str]]], dict[str, Picture]]:
-        """Return for each run its (images seen, key of the picture) and what is wrong; and all pictures by key."""
+    ) -> tuple[list[tuple[list[tuple[int, str]], list[str]]], list[list[tuple[str, int, str]]], dict[str, Picture]]:
+        """Return what the page shows of each run, and all pictures by key.
+
+        Returns:
+            For each run its sample grids as (images seen, key) and what is wrong with them; for each run its further
+            pictures as (name, images seen, key), the key empty where there was no room; the pictures.
+        """
         most = max(FEWEST_GRIDS, min(MOST_GRIDS, GRIDS // max(1, sum(bool(run.grids) for run in runs))))
         while True:
             used: set[tuple[Path, int, int]] = set()
@@ -145,10 +152,30 @@ class Report:
                         pictures[picture.key] = picture
                         own.append((seen, picture.key))
                 chosen.append((own, unreadable))
-            if most == 1 or sum(len(picture.data) for picture in pictures.values()) <= PICTURE_BYTES:
+            size = sum(len(picture.data) for picture in pictures.values())
+            if most == 1 or size <= PICTURE_BYTES:
+                others = self._choose_others(runs, pictures, PICTURE_BYTES - size, used)
                 self._pictures = {key: picture for key, picture in self._pictures.items() if key in used}
-                return chosen, pictures
+                return chosen, others, pictures
             most = max(1, most * 2 // 3)
+
+    def _choose_others(
+        self, runs: Sequence[Run], pictures: dict[str, Picture], room: int, used: set[tuple[Path, int, int]]
+    ) -> list[list[tuple[str, int, str]]]:
+        """Add pictures that are no sample grids as long as there is room, and return those of each run."""
+        chosen = []
+        for run in runs:
+            own = []
+            for name, (seen, file) in run.others.items():
+                picture = self._picture(file, used) if room > 0 else ""
+                size = 0 if isinstance(picture, str) else len(picture.data)
+                fits = 0 < size <= min(room, OTHER_BYTES)
+                if fits:
+                    pictures[picture.key] = picture
+                    room -= size
+                own.append((name, seen, picture.key if fits else ""))
+            chosen.append(own)
+        return chosen
 
     def _picture(self, file: Path, used: set[tuple[Path, int, int]]) -> Picture | str:
         """Return a picture, encoded once however often the page is built, or what is wrong with its file."""

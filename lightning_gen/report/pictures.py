@@ -35,11 +35,21 @@ class Picture:
 
 def find_grids(run: Path) -> list[tuple[int, Path]]:
     """Return (images seen, file) of a run's sample grids, in that order; pictures of another name are none."""
+    return sorted((int(match[1]), file) for match, file in _matching(run, r"([0-9]{1,18})\.png"))
+
+
+def find_others(run: Path) -> dict[str, tuple[int, Path]]:
+    """Return (images seen, file) of the newest of each further kind of picture, such as ``neighbours``, by its name."""
+    found = [(match[2], int(match[1]), file) for match, file in _matching(run, r"([0-9]{1,18})-([\w-]+)\.png")]
+    return {name: (seen, file) for name, seen, file in sorted(found)}
+
+
+def _matching(run: Path, pattern: str) -> list[tuple[re.Match[str], Path]]:
     try:
         files = list((run / "samples").iterdir())
     except OSError:
         return []
-    return sorted((int(file.stem), file) for file in files if re.fullmatch(r"[0-9]{1,18}\.png", file.name))
+    return [(match, file) for file in files if (match := re.fullmatch(pattern, file.name))]
 
 
 def spread(grids: list[tuple[int, Path]], most: int) -> list[tuple[int, Path]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,10 @@ import yaml
 from lightning_gen.files import finite
 from lightning_gen.report.curves import pack
 from lightning_gen.report.figures import SIDE, higher_is_better, kind_of
-from lightning_gen.report.pictures import find_grids
+from lightning_gen.report.pictures import find_grids, find_others
 from lightning_gen.report.tables import Table, read_table
 from lightning_gen.runs import RUNNING, RunFolder
+from lightning_gen.sweeps.command import shell_text, shown_command
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML has libyaml
 
@@ -45,6 +45,7 @@ class Run:
         curves: packed, see :func:`lightning_gen.report.curves.pack`.
         logged: names of the figures with curves.
         grids: (images seen, file) of every sample grid.
+        others: (images seen, file) of the newest of each further kind of picture, by its name.
     """
 
     folder: Path
@@ -60,6 +61,7 @@ class Run:
     curves: str = ""
     logged: list[str] = field(default_factory=list)
     grids: list[tuple[int, Path]] = field(default_factory=list)
+    others: dict[str, tuple[int, Path]] = field(default_factory=dict)
 
     @property
     def family(self) -> str:
@@ -92,7 +94,7 @@ class Run:
         words = self.words or [str(word) for word in _list(self.trial.get("command"))]
         if words and words[0].endswith(("/lightning", "/lightning-gen", "/lightning_gen/__main__.py")):
             words[0] = "lightning"
-        return shlex.join(words)
+        return shown_command(words) if self.trial else shell_text(words)
 
     @property
     def parameters(self) -> dict[str, int]:
@@ -120,7 +122,7 @@ def read_run(folder: Path) -> Run:
     run.problems += table.problems
     _take_figures(run, table)
     run.curves, run.logged = pack(table), [name for name in table.names if len(table.column(name)[1])]
-    run.grids = find_grids(folder)
+    run.grids, run.others = find_grids(folder), find_others(folder)
     return run
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from lightning_gen.report.fronts import front
 from lightning_gen.report.importance import FEWEST, Column, forest_importance, ranks, spearman
 from lightning_gen.report.run import Run, as_text
 from lightning_gen.runs import RUNNING
+from lightning_gen.sweeps.command import shown_command
 
 LOG_SPREAD = 50  # highest / lowest of a positive parameter from which on its axis is logarithmic
 COSTS = ("seconds", "parameters", "images_seen")
@@ -114,7 +114,7 @@ def best_so_far(values: Sequence[float | None], higher: bool) -> list[float | No
 def winner_command(run: Run) -> str:
     """Return the command line that runs the trial again."""
     words = run.trial.get("command")
-    return shlex.join(map(str, words)) if isinstance(words, list) and words else run.command
+    return shown_command([str(word) for word in words]) if isinstance(words, list) and words else run.command
 
 
 def importance(parameters: Sequence[dict[str, Any]], final: Sequence[float | None], higher: bool) -> dict[str, Any]:
@@ -131,8 +131,12 @@ def importance(parameters: Sequence[dict[str, Any]], final: Sequence[float | Non
     if len(kept) < FEWEST:
         why = f"Importance needs at least {FEWEST} finished trials with a value; there are {len(kept)}."
         return {"trials": len(kept), "why_not": why}
+    varied = bool(used)
+    used = [column for column in used if column.numbers is not None or len(set(column.choices)) < len(kept)]
     if not used or len(set(values.tolist())) < 2:
-        same = "no parameter varies" if not used else "all of them reached the same value"
+        same = "all of them reached the same value" if used else "no parameter varies"
+        if varied and not used:  # such as a grid over config files: a table says it all
+            same = "no value occurs twice"
         return {"trials": len(kept), "why_not": f"Importance cannot be told: {same} among the finished trials."}
     lost, explained = forest_importance(used, values)
     rows = [

@@ -1,4 +1,4 @@
-"""Every command line of a sweep is parsed before its first run."""
+"""Every command line of a sweep is parsed, and its model made, before the first run."""
 
 from __future__ import annotations
 
@@ -25,30 +25,35 @@ def commands_to_check(sweep: SweepFile) -> list[dict[str, Any]]:
     return [{name: values[i % len(values)] for name, values in points.items()} for i in range(count)]
 
 
-def check_commands(commands: Sequence[Sequence[str]]) -> None:
-    """Parse command lines of this package's ``fit`` in one process of its own, without training anything.
+def check_commands(commands: Sequence[Sequence[str]], lenient: bool = False) -> list[str]:
+    """Parse command lines of this package's ``fit`` in one process of its own, and make their models.
 
-    Command lines of other programs are left alone. Most of its time is the import of Lightning, some 5 s.
+    Nothing is trained. Command lines of other programs are left alone. Most of its time is the import of Lightning,
+    some 5 s.
 
     Args:
         commands: as :func:`lightning_gen.sweeps.command.command_line` makes them.
+        lenient: whether a value that no model can be made with is no error: for a sweep file written for other images.
+
+    Returns:
+        What else the user should know, a line each.
 
     Raises:
         InputError: the first error, in one line that names the sweep's key, and the nearest one there is.
     """
     own = [args for args in map(fit_arguments, commands) if args is not None]
     if not own:
-        return
-    done = subprocess.run(
-        [sys.executable, "-m", MODULE], input=json.dumps(own), capture_output=True, text=True, check=False
-    )
+        return []
+    wanted = json.dumps({"lines": own, "lenient": lenient})
+    done = subprocess.run([sys.executable, "-m", MODULE], input=wanted, capture_output=True, text=True, check=False)
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, json.JSONDecodeError):
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise RuntimeError(f"the check of the command lines failed: {last}") from None
-    if answer is not None:
-        raise InputError(answer)
+    if answer["error"] is not None:
+        raise InputError(answer["error"])
+    return answer["notes"]
 
 
 def fit_arguments(command: Sequence[str]) -> list[str] | None:

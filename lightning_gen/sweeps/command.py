@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -86,3 +87,27 @@ def _plain(arg: str) -> str:
         return f"{key}={json.dumps(ast.literal_eval(value), allow_nan=False)}"
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # YAML, or text
         return arg
+
+
+def shown_command(command: Sequence[str]) -> str:
+    """Return a command line as one types it: what runs a trial outside its sweep.
+
+    >>> shown_command(["/usr/bin/env", "lightning", "fit", "--model.loss=None", "--model.widths=[8, 8]"])
+    "lightning fit --model.loss=null --model.widths='[8, 8]'"
+    """
+    words = list(command)
+    if words and Path(words[0]).name == "env":
+        words = words[1:]
+    return shell_text(plain_values(words))
+
+
+def shell_text(words: Sequence[str]) -> str:
+    """Return words as a shell wants them; of an option its value alone is quoted."""
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    key, equals, value = word.partition("=")
+    if equals and key.startswith("--") and shlex.quote(key) == key:
+        return f"{key}={shlex.quote(value)}"
+    return shlex.quote(word)

@@ -48,6 +48,8 @@ LARGEST = 700
 """An exponent of e that is still a float."""
 EDGE = 2.0**-20
 """Quantiles are drawn from [EDGE, 1 - EDGE]: samplers try the ends of a range, and those of a normal are infinite."""
+USUAL = (0.05, 0.95)
+"""Quantiles between which most values lie."""
 
 
 class Distribution(ABC):
@@ -76,7 +78,7 @@ class Distribution(ABC):
 
     @abstractmethod
     def points(self) -> list[Any]:
-        """Return shown values to try before a sweep: all of a list, both ends of a range."""
+        """Return shown values to try before a sweep: all of a list, ends of a range, usual ones where there is none."""
 
     def grid(self) -> list[Any]:
         """Return the shown values of W&B's grid search, in its order.
@@ -197,7 +199,9 @@ class Numbers(Distribution):
         return math.exp(x) if self.law == "log_normal" else x
 
     def points(self) -> list[float | int]:
-        low, high = (self.shown(end) for end in self.ends)
+        # The ends of what is drawn by its quantile hardly ever come up, and may be out of all bounds.
+        ends = self.ends if "min" in self.arguments else USUAL
+        low, high = map(self.shown, ends)
         return [low] if low == high else [low, high]
 
     def grid(self) -> list[float | int]:

@@ -324,8 +324,9 @@ def with_config(sweep: SweepFile, config: str, metric: str | None = None) -> Swe
     """Return the sweep over another config file: the single ``--config FILE`` of its command is replaced.
 
     In a sweep over config files, ``config`` is a pattern such as ``configs/gan/*-fashion-mnist.yaml``, whose files take
-    the place of all. Where ``metric`` is None and the sweep's is the old configs' ``checkpoint.monitor``, that of the
-    new ones takes its place.
+    the place of all. Where ``metric`` is None and the sweep's is the ``checkpoint.monitor`` of old configs, that of the
+    new ones takes its place: of those in the same folders, if there are any, because a family of models may watch a
+    figure of its own.
 
     Raises:
         InputError: where there is no config to replace, or not exactly one, or the metric cannot be told.
@@ -341,14 +342,28 @@ def with_config(sweep: SweepFile, config: str, metric: str | None = None) -> Swe
         command = list(sweep.command)
         command[at] = prefix + config
         raw = {**sweep.raw, "command": command}
-    if metric is None and sweep.metric is not None and {sweep.metric} == {_monitor(file) for file in old}:
-        monitors = {_monitor(file) for file in new}
+    watching = {Path(file).parent.name for file in old if _monitor(file) == sweep.metric}
+    if metric is None and sweep.metric is not None and watching:
+        kin = [file for file in new if Path(file).parent.name in watching]
+        monitors = {_monitor(file) for file in kin or new}
         if None in monitors or len(monitors) > 1:
             raise InputError(f"{config}: which figure is optimised? its checkpoint.monitor does not say: --metric NAME")
         metric = monitors.pop()
-    if metric is not None:
-        raw["metric"] = {"goal": sweep.goal, **sweep.raw.get("metric", {}), "name": metric}
-    return _sweep(sweep.path, raw)
+    return with_metric(_sweep(sweep.path, raw), metric)
+
+
+def with_metric(sweep: SweepFile, metric: str | None) -> SweepFile:
+    """Return the sweep with another figure to optimise, in that figure's own direction where it is known.
+
+    A target is of the figure that it was given for, and goes with it. None leaves the sweep as it is.
+    """
+    if metric is None or metric == sweep.metric:
+        return sweep
+    from lightning_gen.report.figures import higher_is_better  # which imports the sweeps
+
+    higher = higher_is_better(metric)
+    goal = sweep.goal if higher is None else GOALS[higher]
+    return _sweep(sweep.path, {**sweep.raw, "metric": {"name": metric, "goal": goal}})
 
 
 def _matching(pattern: str) -> list[str]:

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import selectors
-import shlex
 import shutil
 import signal
 import socket
@@ -24,7 +23,7 @@ from lightning_gen.errors import InputError
 from lightning_gen.files import write_json
 from lightning_gen.runs import CHILD_VARIABLE, FINISHED, PRUNED, RunFolder
 from lightning_gen.sweeps import trial as link
-from lightning_gen.sweeps.command import command_line, plain_values
+from lightning_gen.sweeps.command import command_line
 from lightning_gen.sweeps.study import Attempt, Superseded, SweepStudy
 
 TICK_SECONDS = 0.1
@@ -543,16 +542,9 @@ def what_went_wrong(run: Run, code: int) -> tuple[str, list[str]]:
     if errors:
         return errors[-1].removeprefix("error: "), tail
     if code < 0:
-        name = signal.Signals(-code).name
+        names = {number.value: number.name for number in signal.Signals}  # real-time ones have none
+        name = names.get(-code, f"signal {-code}")
         hint = " (out of memory?)" if -code == signal.SIGKILL else ""
         return f"it was ended by {name}{hint}", tail
     said = f": {tail[-1]}" if tail else " without a word"
     return f"it ended with exit code {code}{said}", tail
-
-
-def shown_command(command: Sequence[str]) -> str:
-    """Return a trial's command line as one types it: what runs it outside the sweep."""
-    words = list(command)
-    if words and Path(words[0]).name == "env":
-        words = words[1:]
-    return shlex.join(plain_values(words))

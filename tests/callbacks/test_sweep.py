@@ -85,6 +85,9 @@ def test_a_run_that_is_told_to_stop_ends_with_that_evaluation_and_can_be_resumed
     assert [(images, count) for images, count, _ in told.reports] == [(1920, 3), (2560, 4)]
     assert evaluations(run) == [640, 1280, 1920, 2560]
     assert run.summary()["status"] == "finished", "the last evaluation ends a run in any case"
+    seconds = [float(row["seconds"]) for row in read_metrics(run.path / "metrics.csv")[1]]
+    assert seconds == sorted(seconds), "the clock goes on from session to session"
+    assert 0 < seconds[0] < seconds[-1] <= run.summary()["seconds"]
 
 
 def test_what_an_attempt_without_a_checkpoint_left_is_cleared(in_sweep):

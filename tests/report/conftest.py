@@ -101,6 +101,10 @@ def make_sweep(make_run):
             loss = str(source.choice(["Hinge", "Wasserstein", "LeastSquares"]))
             width = int(source.choice([32, 64, 128]))
             steps, ema = int(source.integers(1, 6)), bool(source.integers(2))
+            penalties = [
+                {"class_path": f"lightning_gen.objectives.{penalty}", "init_args": {"weight": (0.5, 2.0, 2.0)[k % 3]}}
+                for penalty in (("R1", "R2"), ("R1", "R2"), ("R1",))[k % 3]
+            ]
             value = 1 + 2 * abs(math.log10(rate) + 3) + 0.3 * (loss == "Wasserstein") + 0.05 * float(source.normal())
             state = (
                 "failed" if k % 11 == 7 else "pruned" if k % 6 == 4 else "running" if k == trials - 1 else "finished"
@@ -125,6 +129,7 @@ def make_sweep(make_run):
                             "model.loss": loss,
                             "model.generator.widths": [width, width],
                             "model.critic_steps": steps,
+                            "model.penalties": penalties,
                             "ema": ema,
                             "data.batch_size": 64,
                         },

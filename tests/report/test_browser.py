@@ -292,6 +292,38 @@ def test_the_sweep_says_what_won_and_why(visit):
     assert "at least 10 finished trials" in page.locator("#sweep").inner_text()
 
 
+def test_no_word_of_the_parallel_coordinates_is_cut_off_and_lists_stay_apart(visit):
+    page = visit()
+    page.select_option("#study", label="gan")
+    page.wait_for_selector("#parallel .axis")
+    outside = """() => {
+      const all = document.querySelector("#parallel svg").getBoundingClientRect();
+      return [...document.querySelectorAll("#parallel text")].filter((text) => {
+        const box = text.getBoundingClientRect();
+        return box.left < all.left || box.right > all.right;
+      }).map((text) => text.textContent);
+    }"""
+    assert page.evaluate(outside) == []
+    words = page.locator("#parallel text").all_text_contents()
+    assert {"val/fid_digits", "R1 + R2 weight 0.5", "R1 + R2 weight 2", "R1"} <= set(words)
+
+
+def test_the_pictures_of_a_run_are_with_its_details(visit, make_run, make_grid, tmp_path):
+    run = make_run(tmp_path / "runs" / "gan" / "version_0")
+    for seen in (10_000, 40_000):
+        make_grid(seen).save(run / "samples" / f"{seen:012d}-neighbours.png")
+    report = Report([tmp_path / "runs"])
+    report.scan()
+    (tmp_path / "page.html").write_text(report.page(), encoding="utf-8")
+    page = visit(tmp_path / "page.html")
+    page.locator("#board .open").first.click()
+    picture = page.locator("#details figure.other")
+    assert picture.count() == 1, "the newest of each kind"
+    assert "nearest to it, at 40,000 images seen" in picture.inner_text()
+    assert picture.locator("img").get_attribute("alt") == "Neighbours of gan/version_0 at 40,000 images seen"
+    assert picture.locator("img").evaluate("(image) => image.complete && image.naturalWidth > 0")
+
+
 def test_an_axis_can_be_brushed_with_the_mouse(visit):
     page = visit()
     page.select_option("#study", label="gan")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lightning_gen.callbacks.grid import grid_picture
-from lightning_gen.report.pictures import LARGEST, find_grids, read_picture, shrink, spread
+from lightning_gen.report.pictures import LARGEST, find_grids, find_others, read_picture, shrink, spread
 from lightning_gen.spec import ImageSpec
 
 
@@ -90,3 +90,14 @@ def test_fewer_grids_are_spread_over_training():
     assert [seen for seen, _ in spread(grids, 4)] == [0, 33, 66, 99]
     assert [seen for seen, _ in spread(grids, 1)] == [99]
     assert spread(grids[:3], 5) == grids[:3]
+
+
+def test_of_other_pictures_the_newest_of_each_kind_is_found(tmp_path):
+    (tmp_path / "samples").mkdir()
+    for name in ("000000000010-neighbours", "000000000200-neighbours", "000000000030-x_y", "000000000200", "10-", "-a"):
+        (tmp_path / "samples" / f"{name}.png").touch()
+    assert {name: (seen, file.name) for name, (seen, file) in find_others(tmp_path).items()} == {
+        "neighbours": (200, "000000000200-neighbours.png"),
+        "x_y": (30, "000000000030-x_y.png"),
+    }
+    assert find_others(tmp_path / "nowhere") == {}

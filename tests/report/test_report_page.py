@@ -135,6 +135,25 @@ def test_pictures_beyond_the_budget_are_thinned_in_time(make_run, tmp_path, monk
     assert data["runs"][0]["allGrids"] == 12
 
 
+def test_pictures_that_are_no_grids_take_what_room_is_left(make_run, make_grid, tmp_path, monkeypatch):
+    for k in range(2):
+        run = make_run(tmp_path / "quick" / f"version_{k}", seed=k)
+        make_grid(50 + k).save(run / "samples" / "000000040000-neighbours.png")
+
+    def others() -> tuple[list, dict]:
+        page = page_of(tmp_path)
+        return [record["others"] for record in data_of(page)["runs"]], json.loads(Elements(page).script("pictures"))
+
+    shown, pictures = others()
+    assert [[(name, seen) for name, seen, _ in own] for own in shown] == [[("neighbours", 40_000)]] * 2
+    sizes = [len(pictures.pop(key)[0]) for [(_, _, key)] in shown]
+    grids = sum(len(data) for data, _, _ in pictures.values())
+    monkeypatch.setattr(build, "PICTURE_BYTES", grids + max(sizes))
+    shown, crowded = others()
+    assert [bool(key) for [(_, _, key)] in shown] == [True, False]
+    assert crowded.keys() == {*pictures, shown[0][0][2]}, "no sample grid gives way"
+
+
 def test_kinds_of_bits_per_dimension_are_never_one_column(make_run, tmp_path):
     for kind, name in (("exact", "bpd"), ("dequantized", "bpd_dequantized"), ("bound", "bpd_bound")):
         figures = {"last": {f"val/{name}": 2.0}, "best": {f"val/{name}": 2.0}}

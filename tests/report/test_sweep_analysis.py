@@ -127,6 +127,7 @@ def test_the_sign_says_which_way_is_better():
         ([1.0] * 20, [{"a": i} for i in range(20)], "same value"),
         ([float(i) for i in range(20)], [{"a": 1}] * 20, "no parameter varies"),
         ([None] * 20, [{"a": i} for i in range(20)], "there are 0"),
+        ([float(i) for i in range(20)], [{"config": f"{i}.yaml"} for i in range(20)], "no value occurs twice"),
     ],
 )
 def test_importance_that_cannot_be_told_says_why(values, parameters, said):
@@ -179,3 +180,6 @@ def test_a_trial_with_next_to_nothing_in_it_is_still_a_trial(trial):
 def test_the_winner_can_be_run_again(make_sweep, tmp_path):
     sweep = described(read(make_sweep(tmp_path / "gan", 5)))
     assert sweep["command"].startswith("lightning fit --config configs/gan/some.yaml --model.loss=")
+    words = ["/usr/bin/env", "lightning", "fit", "--model.widths=[64, 64]", "--budget.minutes=None"]
+    run = Run(None, status="finished", trial={"sweep": "s", "value": 1.0, "parameters": {}, "command": words})
+    assert described([run])["command"] == "lightning fit --model.widths='[64, 64]' --budget.minutes=null"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,8 +12,9 @@ from wandb import wandb_agent
 
 from lightning_gen.commands.check_sweep import CommandCheck, node_at, same
 from lightning_gen.errors import InputError
+from lightning_gen.shipped import find_config
 from lightning_gen.sweeps.check import check_commands, commands_to_check, fit_arguments
-from lightning_gen.sweeps.command import command_line, plain_values
+from lightning_gen.sweeps.command import command_line, plain_values, shown_command
 from lightning_gen.sweeps.file import MACROS, read_sweep
 
 CONFIG = "configs/gan/relativistic-digits.yaml"
@@ -187,6 +189,20 @@ def test_values_written_as_python_become_yaml(arg, expected):
     assert plain_values(["fit", arg]) == ["fit", expected]
 
 
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        (["/usr/bin/env", "lightning", "fit", "--config=a b.yaml", "--x=None"], "lightning fit --config='a b.yaml' --x=null"),
+        (["python", "x.py", "--y=['a', None]", "--z=it's"], """python x.py --y='["a", null]' --z='it'"'"'s'"""),
+        (["lightning", "--a b=c", "k=v w", "--x=1e-05", "--flag"], "lightning '--a b=c' 'k=v w' --x=1e-05 --flag"),
+    ],
+)  # fmt: skip
+def test_a_shown_command_can_be_typed_and_quotes_values_alone(command, text):
+    assert shown_command(command) == text
+    words = [word for word in command if word != "/usr/bin/env"]
+    assert shlex.split(text) == plain_values(words)
+
+
 # --- the check before a sweep -------------------------------------------------------------------------------------
 
 
@@ -197,7 +213,18 @@ WRONG = [
     ({"budget.image": 3}, "budget.image: no such option (did you mean 'budget.images'?)"),
     ({"xyz": 3}, "xyz: no such option"),
     ({"model.generator.zzz": 3}, "model.generator.zzz: no such option: model.generator has latent_dim, widths, negative_slope, "),
-    ({"model.penalties.weight": 3.0}, "model.penalties.weight: model.penalties is a list, no part of which is an option: give values for all of model.penalties"),
+    ({"model.penalties.weight": 3.0}, "model.penalties.weight: model.penalties is a list, which is given as a whole: model.penalties: {values: [[{"),
+    ({"model.penalties.0.weight": 3.0}, "model.penalties.0.weight: model.penalties is a list, which is given as a whole: model.penalties: {values: [[{"),
+    ({"model.generator.widths.1": 3}, "model.generator.widths.1: model.generator.widths is a list, which is given as a whole: model.generator.widths: {values: [[256, 256, 256]]}"),
+    ({"model.loss": 3.5}, "model.loss: '3.5' is not the import path of an AdversarialLoss; known ones are Hinge, "),
+    ({"model.loss": ""}, "model.loss: '' is not the import path of an AdversarialLoss; known ones are Hinge, "),
+    ({"model.loss": [1]}, "model.loss: '[1]' is not the import path of an AdversarialLoss; known ones are Hinge, "),
+    ({"model.loss": {"class_path": 3}}, "model.loss: '3' is not the import path of an AdversarialLoss; known ones are Hinge, "),
+    ({"model.loss": {"class_path": "lightning_gen.objectives.R1"}}, "model.loss: 'lightning_gen.objectives.R1' is not the import path of an AdversarialLoss"),
+    ({"model.generator": 3}, "model.generator: '3' is not the import path of a class"),
+    ({"model.penalties": 3}, "model.penalties: expected a list, got '3'"),
+    ({"model.penalties": [3]}, "model.penalties: '3' is not the import path of a Penalty"),
+    ({"seed_everything": "a"}, "seed_everything: expected true, false or a whole number, got 'a'"),
     ({"model.critic_steps": 2.0}, "model.critic_steps: expected a whole number, got '2.0'"),
     ({"ema.half_life": None}, "ema.half_life: expected a number, got 'None'"),
     ({"ema": 3}, "ema: "),
@@ -223,6 +250,65 @@ def test_the_key_at_fault_is_named_with_the_nearest_one(sweep, checker, tmp_path
         checker.check(fit_arguments(command_line(given, parameters, tmp_path)))
     assert str(caught.value).startswith(words)
     assert "\n" not in str(caught.value)
+
+
+GAUSSIAN = "configs/classical/gaussian-low-rank-digits.yaml"
+
+
+def built(checker, *trials: dict, config: str = CONFIG, lenient: bool = False) -> list[str]:
+    lines = [["fit", "--config", config, *(f"--{key}={value}" for key, value in trial.items())] for trial in trials]
+    return checker.build(lines, [checker.check(line) for line in lines], lenient, 60)
+
+
+@pytest.mark.parametrize(
+    ("key", "good", "bad", "words"),
+    [
+        ("model.generator.widths", [32], [0], r"^model.generator.widths: \[0\] fails: MLPGenerator: widths\[0\] must be a"),
+        ("model.critic_steps", 1, 0, r"^model.critic_steps: 0 fails: GAN: critic_steps must be at least 1"),
+        ("model.generator_optimizer.lr", 1, -1, r"^model.generator_optimizer.lr: -1 fails: Invalid learning rate: -1"),
+        ("ema.half_life", 5, -1, r"^ema.half_life must be at least 0 images, got -1"),
+    ],
+)  # fmt: skip
+def test_a_value_that_parses_but_cannot_be_built_is_blamed(checker, key, good, bad, words):
+    with pytest.raises(InputError, match=words):
+        built(checker, {key: good, "budget.images": 10}, {key: bad, "budget.images": 20})
+
+
+def test_a_value_for_other_images_is_noted_alone(checker):
+    trials = [{"model.critic_steps": 1}, {"model.critic_steps": 0}]
+    assert built(checker, *trials, lenient=True) == [
+        "note: model.critic_steps: 0 fails: GAN: critic_steps must be at least 1, got 0"
+    ]
+    with pytest.raises(InputError, match="critic_steps must be at least 1"):
+        built(checker, trials[1], lenient=True)
+
+
+def test_values_that_do_not_fit_each_other_are_noted_and_others_may_run(checker):
+    fits = [{"model.covariance": "full", "model.rank": "null"}, {"model.covariance": "low_rank", "model.rank": 4}]
+    assert built(checker, *fits, config=GAUSSIAN) == []
+    mixed = {"model.covariance": "full", "model.rank": 4}
+    (note,) = built(checker, *fits, mixed, config=GAUSSIAN)
+    assert note.startswith("note: model.covariance full, model.rank 4: such a run fails: GaussianMixture: rank is the")
+    crossed = [{"model.covariance": "full", "model.rank": 4}, {"model.covariance": "low_rank", "model.rank": "null"}]
+    assert len(built(checker, *crossed, config=GAUSSIAN)) == 2, "full with null is a combination that works"
+
+
+def test_a_sweep_of_which_nothing_can_be_built_is_refused(checker, tmp_path):
+    with pytest.raises(InputError, match=r"^GaussianMixture: rank is the number of factors"):
+        built(checker, {"model.covariance": "full", "model.rank": 4}, config=GAUSSIAN)
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(find_config(CONFIG).read_text().replace("latent_dim: 32", "latent_dim: 0"))
+    lines = [["fit", f"--config={file}"] for file in (CONFIG, broken)]
+    with pytest.raises(InputError, match=r"broken.yaml fails: MLPGenerator: latent_dim must be a positive integer"):
+        checker.build(lines, [checker.check(line) for line in lines], seconds=60)
+
+
+def test_no_further_model_is_built_once_the_time_is_over(checker, monkeypatch):
+    built = []
+    monkeypatch.setattr(checker.cli, "build", built.append)
+    lines = [["fit", "--config", CONFIG]] * 3
+    assert checker.build(lines, ["a", "b", "c"], seconds=0) == []
+    assert built == ["a"]
 
 
 def test_a_value_that_a_later_config_replaces_is_told(checker):
@@ -312,7 +398,7 @@ def test_command_lines_of_ours_are_recognised(command, args):
 
 def test_the_check_runs_in_a_process_of_its_own(sweep, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    check_commands([["/usr/bin/env", "python", "train.py"]])
+    assert check_commands([["/usr/bin/env", "python", "train.py"]]) == []
     given = sweep(PLAIN)
     right = command_line(given, PARAMETERS, tmp_path)
     wrong = command_line(given, {"ema.halflife": 1}, tmp_path)

@@ -7,7 +7,7 @@ import yaml
 
 from lightning_gen.errors import InputError
 from lightning_gen.shipped import find_sweep, sweeps_folder
-from lightning_gen.sweeps.file import EarlyTermination, read_sweep, sweep_text, with_config
+from lightning_gen.sweeps.file import EarlyTermination, read_sweep, sweep_text, with_config, with_metric
 
 COMMAND = ["${env}", "${program}", "fit", "--config", "configs/gan/relativistic-digits.yaml", "${args}"]
 SWEEP = {
@@ -211,10 +211,35 @@ def test_the_config_and_its_figure_are_replaced(write, config):
     sweep = read_sweep(write(metric={"name": "val/fid_digits_heldout", "target": 1.5}))
     other = with_config(sweep, config("other.yaml", "val/kid"))
     assert other.command == ("${env}", "${program}", "fit", "--config", "other.yaml", "${args}")
-    assert (other.metric, other.goal, other.target) == ("val/kid", "minimize", 1.5)
-    assert sweep.metric == "val/fid_digits_heldout"
+    assert (other.metric, other.goal, other.target) == ("val/kid", "minimize", None)
+    assert (sweep.metric, sweep.target) == ("val/fid_digits_heldout", 1.5)
     again = read_sweep(write(sweep_text(other)))
-    assert (again.command, again.metric, again.target, again.raw) == (other.command, "val/kid", 1.5, other.raw)
+    assert (again.command, again.metric, again.target, again.raw) == (other.command, "val/kid", None, other.raw)
+    assert with_config(sweep, "other.yaml", metric="val/fid_digits_heldout").target == 1.5, "the same figure"
+
+
+@pytest.mark.parametrize(
+    ("name", "goal"), [("val/is_digits", "maximize"), ("val/kid", "minimize"), ("val/mine", "minimize")]
+)
+def test_another_figure_is_optimised_in_its_own_direction(write, name, goal):
+    sweep = with_metric(read_sweep(write(metric={"name": "val/fid", "target": 3.0})), name)
+    assert (sweep.metric, sweep.goal, sweep.target) == (name, goal, None)
+    assert sweep.raw["metric"] == {"name": name, "goal": goal}
+    assert with_metric(sweep, None) is sweep
+
+
+def test_of_several_families_those_that_watched_the_figure_say_what_takes_its_place(write, config):
+    for name in ("gan/a-digits", "vae/a-digits", "gan/a-faces", "vae/a-faces", "em/a-digits", "em/a-faces"):
+        Path(name).parent.mkdir(exist_ok=True)
+    old = [config("gan/a-digits", "val/fid_digits"), config("vae/a-digits", "val/bpd"), config("em/a-digits", None)]
+    for name, figure in (("gan", "val/fid_faces"), ("vae", "val/bpd"), ("em", None)):
+        config(f"{name}/a-faces", figure)
+    entry = {"config": {"values": old}}
+    sweep = read_sweep(write(command=["lightning", "${args}"], metric={"name": "val/fid_digits"}, parameters=entry))
+    other = with_config(sweep, "*/a-faces")
+    assert other.parameters["config"].points() == ["em/a-faces", "gan/a-faces", "vae/a-faces"]
+    assert other.metric == "val/fid_faces"
+    assert with_config(sweep, config("gan/b-faces", "val/kid")).metric == "val/kid"
 
 
 def test_a_figure_of_its_own_stays(write, config):

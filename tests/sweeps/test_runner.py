@@ -20,7 +20,6 @@ from lightning_gen.sweeps.runner import (
     check_program,
     environment_of_runs,
     last_figure,
-    shown_command,
     visible_devices,
 )
 from lightning_gen.sweeps.study import SweepStudy, this_process
@@ -52,6 +51,8 @@ if mode == "crash":
     raise RuntimeError("boom")
 if mode == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
+if mode == "nameless":
+    os.kill(os.getpid(), signal.SIGRTMIN + 6)
 if mode == "other":
     sweep.no_metric(["val/fid_digits", "val/y", "val/xx"])
     sys.exit(2)
@@ -196,9 +197,9 @@ def test_every_trial_runs_once_with_its_parameters(make, tmp_path, monkeypatch):
 
 
 def test_a_failing_trial_is_kept_with_its_reason_and_stops_no_other(make):
-    modes = quoted("child", "fail", "crash", "nan", "silent", "killed")
+    modes = quoted("child", "fail", "crash", "nan", "silent", "killed", "nameless")
     study, notes = make(mode=modes, x={"value": 1})(), Notes()
-    Runner(study, 2, 6, notes).run()
+    Runner(study, 2, 7, notes).run()
     assert {i: (state, reason) for i, (state, _, reason) in notes.ended.items()} == {
         0: ("finished", None),
         1: ("failed", "the disk is full"),
@@ -206,6 +207,7 @@ def test_a_failing_trial_is_kept_with_its_reason_and_stops_no_other(make):
         3: ("failed", "its last val/x is nan"),
         4: ("failed", "it reported no val/x: a run needs at least one evaluation"),
         5: ("failed", "it was ended by SIGKILL (out of memory?)"),
+        6: ("failed", f"it was ended by signal {signal.SIGRTMIN + 6}"),
     }
     assert trial_json(study.folder, 2)["reason"].endswith("boom")
     tail = study.storage.get_trial(study._id(2)).user_attrs["tail"]
@@ -491,11 +493,6 @@ def test_a_program_that_is_not_there_is_told_before_anything_runs():
     check_program(["/usr/bin/env", "python", "x.py"])
     with pytest.raises(InputError, match=r"the sweep's program 'pithon' is not to be found"):
         check_program(["/usr/bin/env", "pithon", "x.py"])
-
-
-def test_the_winners_command_can_be_typed():
-    command = ["/usr/bin/env", "lightning", "fit", "--config=a b.yaml", "--x=None", "--y=['a', None]"]
-    assert shown_command(command) == """lightning fit '--config=a b.yaml' --x=null '--y=["a", null]'"""
 
 
 def test_a_figure_that_json_cannot_hold_is_not_a_missing_one():

@@ -30,7 +30,9 @@ def header(path, mark: str) -> list[str]:
 
 
 def test_there_are_sweeps():
-    assert {"gan", "gan-architecture", "classical", "classical-gaussian", "families"} <= {path.stem for path in SWEEPS}
+    assert {"gan", "gan-architecture", "classical", "classical-gaussian", "families", "vae"} <= {
+        path.stem for path in SWEEPS
+    }
 
 
 @every_sweep
@@ -49,11 +51,15 @@ def test_runs_are_of_lightning_and_named_after_the_file(path):
     assert sweep.metric
 
 
+def check(sweep, checker, tmp_path, lenient=False):
+    """Parse every command line to check, make every model, and return what is noted."""
+    lines = [fit_arguments(command_line(sweep, parameters, tmp_path)) for parameters in commands_to_check(sweep)]
+    return checker.build(lines, [checker.check(line) for line in lines], lenient, 600)
+
+
 @every_sweep
-def test_every_value_parses(path, checker, tmp_path):
-    sweep = read_sweep(path)
-    for parameters in commands_to_check(sweep):
-        checker.check(fit_arguments(command_line(sweep, parameters, tmp_path)))
+def test_every_value_parses_and_fits_the_others(path, checker, tmp_path):
+    assert check(read_sweep(path), checker, tmp_path) == []
 
 
 @every_sweep
@@ -75,6 +81,9 @@ def test_every_value_parses_as_json(path, checker, tmp_path):
 def test_other_images_are_one_override_away(path, checker, tmp_path):
     file, option, config = header(path, "Other images: lightning sweep ")
     assert (file, option) == (f"sweeps/{path.name}", "--config")
-    sweep = with_config(read_sweep(path), config)
-    for parameters in commands_to_check(sweep):
-        checker.check(fit_arguments(command_line(sweep, parameters, tmp_path)))
+    notes = check(with_config(read_sweep(path), config), checker, tmp_path, lenient=True)
+    if path.stem == "classical":  # as its header says
+        assert len(notes) == 1
+        assert notes[0].startswith("note: model: lightning_gen.models.ChowLiuMixture fails: trees of 784 pixels")
+    else:
+        assert notes == []

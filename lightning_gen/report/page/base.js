@@ -123,12 +123,16 @@ function copyButton(text) {
   return [button, said];
 }
 
-// Lines of a command break between its words, not inside `--`.
+// Lines of a command break between its words; of a long one inside its value, never inside `--`.
+const commandWord = (word) => {
+  const key = word.length < 40 ? word : (/^--?[^=]{1,40}=?/.exec(word) || [""])[0];
+  return [h("span", { class: "word" }, key), word.slice(key.length)];
+};
 const commandBox = (text) =>
   h(
     "div",
     { class: "command" },
-    h("code", {}, text.split(/(?<= )/).map((word) => h("span", { class: word.length < 40 ? "word" : "" }, word))),
+    h("code", {}, text.split(/(?<= )/).map(commandWord)),
     h("div", {}, copyButton(text))
   );
 
@@ -143,39 +147,71 @@ const tails = new Map();
 for (const run of RUNS) tails.set(tail(run), (tails.get(tail(run)) || 0) + 1);
 const shortName = (run) => (tails.get(tail(run)) === 1 ? tail(run) : run.name);
 
-// Values as one speaks of them: a class by its name, a file without its folder, a mapping by its entries.
+// Values as one speaks of them: a class by its name, a file without its folder, a mapping by its entries, a list of
+// such things by its items.
 function brief(text, whole = false) {
   const path = /^(?:lightning_gen|torch)\.[\w.]*?(\w+)$/.exec(text);
   if (path) return path[1];
   if (/^[\w.-]+(\/[\w.-]+)+\.yaml$/.test(text)) return text.split("/").pop().replace(/\.yaml$/, "");
-  if (!text.startsWith("{")) return text;
-  try {
-    const { class_path: name, init_args: given = {}, ...others } = JSON.parse(text);
-    const entries = Object.entries({ ...given, ...others }).map(([key, value]) => `${key} ${brief(asText(value), true)}`);
-    if (!name) return entries.join(", ");
-    return entries.length && whole ? `${name.split(".").pop()} (${entries.join(", ")})` : name.split(".").pop();
-  } catch {
-    return text;
-  }
+  const parts = partsOf(text);
+  if (!parts) return text;
+  const said = parts.map(({ name, entries }) => {
+    const all = entries.map(([key, value]) => `${key} ${brief(value, true)}`).join(", ");
+    if (!name) return all;
+    return all && whole ? `${name} (${all})` : name;
+  });
+  return said.join(" + ") || text;
 }
 const asText = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+
+// A mapping, or each item of a list of mappings and classes, as the name of its class and its entries; else null.
+function partsOf(text) {
+  if (!/^[{[]/.test(text)) return null;
+  try {
+    const given = JSON.parse(text);
+    const list = Array.isArray(given) ? given : [given];
+    const plain = (item) => typeof item !== "object" && !/^(?:lightning_gen|torch)\./.test(item);
+    if (list.some((item) => item === null || Array.isArray(item)) || (Array.isArray(given) && list.every(plain))) return null;
+    return list.map((item) => {
+      if (typeof item !== "object") return { name: brief(String(item)), entries: [] };
+      const { class_path: name, init_args: own = {}, ...others } = item;
+      return { name: name && name.split(".").pop(), entries: Object.entries({ ...own, ...others }).map(([key, value]) => [key, asText(value)]) };
+    });
+  } catch {
+    return null;
+  }
+}
 
 // The same for all choices of a parameter, which must stay apart: those of one name also by the entries that differ.
 function briefChoices(choices) {
   const short = choices.map((choice) => brief(choice));
+  const parts = choices.map(partsOf);
+  // Entries by item and name, over all choices that have such an item: two lists may share their first items alone.
+  const values = new Map();
+  for (const one of parts) {
+    (one || []).forEach(({ name, entries }, place) => {
+      for (const [key, value] of entries) {
+        const where = JSON.stringify([place, name, key]);
+        values.set(where, (values.get(where) || new Set()).add(value));
+      }
+    });
+  }
+  const tell = (keyed) => choices.map((choice, i) => {
+    if (!parts[i] || !parts[i].some((part) => part.name)) return short[i];
+    const said = parts[i].map(({ name, entries }, place) => {
+      const own = entries.filter(([key]) => values.get(JSON.stringify([place, name, key])).size > 1);
+      return { name, own: own.map(([key, value]) => (keyed ? `${key} ` : "") + brief(value, true)).join(" ") };
+    });
+    const shared = said.length > 1 && said.every(({ own }) => own === said[0].own); // said once
+    return [said.map(({ name, own }) => (shared || !own ? name : `${name} ${own}`)).join(" + "), shared ? said[0].own : ""].filter(Boolean).join(" ");
+  });
+  const named = tell(true);
+  const apart = named.every((text) => text.length <= 32) ? named : tell(false);
   return choices.map((choice, i) => {
-    const alike = choices.filter((_, k) => short[k] === short[i]);
-    if (alike.length === 1) return short[i];
-    const entries = (text) => {
-      const { init_args: given = {}, ...others } = JSON.parse(text);
-      return Object.entries({ ...given, ...others }).map(([key, value]) => [key, brief(asText(value), true)]);
-    };
-    try {
-      const differs = ([key, value]) => alike.some((other) => new Map(entries(other)).get(key) !== value);
-      return `${short[i]} ${entries(choice).filter(differs).map(([, value]) => value).join(" ")}`;
-    } catch {
-      return choice;
-    }
+    if (short.filter((one) => one === short[i]).length === 1) return short[i];
+    if (apart.filter((one) => one === apart[i]).length === 1) return apart[i];
+    const file = choice.split("/").slice(-2).join("/").replace(/\.yaml$/, ""); // of files of one name, with their folders
+    return short[i] !== choice && choices.filter((one) => one.includes(`${file}.yaml`)).length === 1 ? file : choice;
   });
 }
 

@@ -79,10 +79,27 @@ function openDetails(run) {
             )
           )
         )
-      : h("p", { class: "quiet" }, "This run has logged no figure yet.")
+      : h("p", { class: "quiet" }, "This run has logged no figure yet."),
+    run.others.map(([name, seen, key]) => otherPicture(run, name, seen, key))
   );
   box.showModal();
   box.scrollTop = 0;
+}
+
+// Pictures beside the sample grids, such as samples with their nearest neighbours in the training data.
+const CAPTIONS = {
+  neighbours: "Samples, each beside the training images nearest to it",
+  reconstructions: "Held-out images, and below each what was decoded from its latent",
+  interpolations: "Held-out images at the ends of each row, and between them what was decoded",
+};
+
+function otherPicture(run, name, seen, key) {
+  const title = name[0].toUpperCase() + name.slice(1).replace(/[-_]/g, " ");
+  const caption = h("figcaption", {}, h("h3", {}, title), h("span", { class: "quiet" }, `${CAPTIONS[name] ? `${CAPTIONS[name]}, at` : "At"} ${whole(seen)} images seen`));
+  if (!key) return h("figure", { class: "other" }, caption, h("p", { class: "quiet" }, "There was no room for it on this page: see samples/ in the folder of the run."));
+  const [data, width, height] = PICTURES[key];
+  const alt = `${title} of ${shortName(run)} at ${whole(seen)} images seen`;
+  return h("figure", { class: "other" }, caption, h("img", { class: width < 400 ? "coarse" : "", src: data, width, height, alt }));
 }
 
 $("details").addEventListener("click", (event) => {

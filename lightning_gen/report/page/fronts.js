@@ -73,7 +73,7 @@ function frontTable(rows, cost, quality) {
           {},
           h("th", { scope: "col" }, "Run"),
           h("th", { scope: "col", class: "number" }, COSTS[cost].label),
-          h("th", { scope: "col", class: "number" }, quality)
+          h("th", { scope: "col", class: "number" }, wrappable(quality))
         )
       ),
       h(

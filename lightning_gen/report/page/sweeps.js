@@ -158,6 +158,12 @@ function axesOf(sweep) {
     const place = (value) => (high > low ? (scale(value) - low) / (high - low) : 0.5);
     one.at = one.flip ? (value) => 1 - place(value) : place;
     const back = (share) => (one.log ? Math.exp(low + share * (high - low)) : low + share * (high - low));
+    const few = unique(known).sort((a, b) => a - b);
+    const roomy = few.length <= 6 && few.every((value, i) => i === 0 || place(value) - place(few[i - 1]) > 0.05);
+    if (!one.last && high > low && roomy) {
+      one.ticks = few.map((value) => [one.at(value), plain(value)]); // chosen by a person, or nearly
+      continue;
+    }
     one.ticks = (high > low ? [0, 0.25, 0.5, 0.75, 1] : [0.5]).map((share) => [one.flip ? 1 - share : share, plain(Number(back(share).toPrecision(3)))]);
   }
   return list;
@@ -170,9 +176,8 @@ function drawParallel(sweep) {
     show(box, h("p", { class: "quiet" }, sweep.parameters.length ? "No trial has a value yet." : "No parameter varies."));
     return;
   }
-  const gap = Math.max(104, Math.floor((box.clientWidth - 110) / Math.max(1, axes.length - 1)));
-  const [left, top, height] = [64, 46, 250];
-  const width = left + gap * (axes.length - 1) + 60;
+  const [top, height] = [46, 250];
+  const { places, rooms, width } = placesOf(axes, box.clientWidth);
   const y = (share) => top + (1 - share) * height;
   const order = sweep.trials
     .filter((trial) => trial.value !== null)
@@ -189,7 +194,7 @@ function drawParallel(sweep) {
         pen = "M";
         return;
       }
-      path += `${pen}${left + i * gap} ${y(one.at(value)).toFixed(1)}`;
+      path += `${pen}${places[i]} ${y(one.at(value)).toFixed(1)}`;
       pen = "L";
     });
     const share = tone.get(trial);
@@ -225,18 +230,38 @@ function drawParallel(sweep) {
     "svg",
     { class: "parallel", width, height: top + height + 22, viewBox: `0 0 ${width} ${top + height + 22}`, role: "group", "aria-label": "Parallel coordinates of the trials; each axis can be focused" },
     layer,
-    axes.map((one, i) => parallelAxis(one, i, left + i * gap, y, gap, update))
+    axes.map((one, i) => parallelAxis(one, i, places[i], y, [rooms[i], Math.min(rooms[i], rooms[i + 1] || WIDEST)], update))
   );
   show(box, picture);
   update();
 }
 
-function parallelAxis(one, i, x, y, gap, update) {
+// Where axes stand: the words of an axis are on its left, so each has as much room there as they need, within limits;
+// names are above, centred on the axis. What is left of the box is shared out.
+const [LETTER, NARROWEST, WIDEST] = [6.6, 104, 236]; // pixels
+const wide = (text) => LETTER * text.length;
+const namesOf = (one) => (one.last ? [one.name] : one.name.split(".").slice(-2));
+
+function placesOf(axes, available) {
+  const wanted = axes.map((one) => Math.min(WIDEST, Math.max(...one.ticks.map(([, text]) => wide(text) + 22))));
+  const heads = axes.map((one) => Math.min(WIDEST, Math.max(...namesOf(one).map(wide)) + 12));
+  const rooms = axes.map((_, i) =>
+    i === 0 ? Math.max(wanted[0], heads[0] / 2) : Math.max(NARROWEST, wanted[i], Math.min(NARROWEST * 1.5, (heads[i - 1] + heads[i]) / 2))
+  );
+  const end = Math.max(24, heads[axes.length - 1] / 2);
+  const spare = available - rooms.reduce((a, b) => a + b, 0) - end;
+  if (spare > 0 && axes.length > 1) for (let i = 1; i < axes.length; i++) rooms[i] += Math.floor(spare / (axes.length - 1));
+  const places = [];
+  for (const room of rooms) places.push((places.length ? places[places.length - 1] : 0) + room);
+  return { places, rooms: rooms.map((room, i) => (i ? room : Math.max(room, 2 * places[0]))), width: places[places.length - 1] + end };
+}
+
+function parallelAxis(one, i, x, y, [room, head], update) {
   const range = svg("rect", { class: "window", x: x - 9, width: 18, rx: 3 });
   const words = one.name.split(".");
-  const fits = Math.max(8, Math.floor(gap / 6.6));
-  const short = (text, most = fits) => (text.length > most ? `${text.slice(0, most - 1)}\u2026` : text);
-  const label = (text, dy, name) => svg("text", { x, y: dy, class: name, "text-anchor": "middle" }, short(text));
+  const fits = (pixels) => Math.max(8, Math.floor(pixels / LETTER));
+  const short = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}\u2026` : text);
+  const label = (text, dy, name) => svg("text", { x, y: dy, class: name, "text-anchor": "middle" }, short(text, one.last ? 99 : fits(head)));
   const describeRange = () => {
     const [low, high] = windows.get(i) || [0, 1];
     const near = (share) => one.ticks.reduce((a, b) => (Math.abs(b[0] - share) < Math.abs(a[0] - share) ? b : a))[1];
@@ -246,13 +271,13 @@ function parallelAxis(one, i, x, y, gap, update) {
     "g",
     { class: "axis", tabindex: "0", role: "group" },
     svg("title", {}, one.name),
-    svg("rect", { class: "reach", x: x - gap / 2, y: y(1) - 44, width: gap, height: y(0) - y(1) + 60 }),
+    svg("rect", { class: "reach", x: x - NARROWEST / 2, y: y(1) - 44, width: NARROWEST, height: y(0) - y(1) + 60 }),
     svg("line", { x1: x, x2: x, y1: y(1), y2: y(0) }),
     range,
     svg("rect", { class: "grab", x: x - 11, y: y(1) - 6, width: 22, height: y(0) - y(1) + 12 }),
     words.length > 1 ? label(words.slice(0, -1).slice(-1)[0], y(1) - 30, "path") : null,
     label(one.last ? one.name : words[words.length - 1], y(1) - 15, one.last ? "leaf value" : "leaf"),
-    one.ticks.map(([share, text]) => svg("text", { x: x - 7, y: y(share) + 4, class: "tick", "text-anchor": "end" }, short(text, fits - 3)))
+    one.ticks.map(([share, text]) => svg("text", { x: x - 7, y: y(share) + 4, class: "tick", "text-anchor": "end" }, short(text, fits(room - 15))))
   );
   const apply = (next) => {
     if (next && next[1] - next[0] < 0.999) windows.set(i, [Math.max(0, next[0]), Math.min(1, next[1])]);
