@@ -205,6 +205,12 @@ def printer(common: Mapping[str, Any]) -> Callable[[dict], dict]:
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
+def source_of(config: str) -> dict[str, Any]:
+    """Return the source that a config's images are of, ``{class_path: ..., init_args: ...}``."""
+    text = Path(cli.find_config(config)).read_text(encoding="utf-8")
+    return in_full({"source": yaml.safe_load(text)["data"]["init_args"]["source"]})["source"]
+
+
 def finished_run(config: str, seed: int, root: Path, budget: Mapping[str, Any] | None = None) -> RunFolder | None:
     """Return the newest finished run of a config and seed in ``root``, or None.
 
@@ -442,21 +448,31 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--config", action="extend", nargs="+", default=[], help="configs of `lightning fit`; may be repeated"
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add_run_options(parser)
     parser.add_argument("--n", type=int, default=2000, help="samples of every row but the floor")
-    parser.add_argument("--part", choices=("val", "test"), default="val", help="the held-out part")
     parser.add_argument("--mixtures", type=int, nargs="*", default=list(ROWS), help="components, each a row; or none")
     parser.add_argument("--bic", type=int, nargs="*", default=list(BIC_LIST), help="candidates of BIC; or none")
+    add_checkpoint_option(parser)
+    return with_budget(parser.parse_args(args))
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every script that trains configs and scores their runs."""
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--part", choices=("val", "test"), default="val", help="the held-out part")
     parser.add_argument("--runs", default=None, help="folder of runs, kept; a temporary one if not given")
     parser.add_argument("--images", type=int, default=None, help="images seen by every config, in place of its budget")
     parser.add_argument("--jobs", type=int, default=1, help="runs to train at once, each on one thread")
-    parser.add_argument(
-        "--checkpoint",
-        choices=("last", "best"),
-        default="last",
-        help="of a run; best was chosen on the validation part",
-    )
-    options = parser.parse_args(args)
+
+
+def add_checkpoint_option(parser: argparse.ArgumentParser, default: str = "last") -> None:
+    """Add the option that says which checkpoint of a run is scored."""
+    text = "of a run; best was chosen on the validation part"
+    parser.add_argument("--checkpoint", choices=("last", "best"), default=default, help=text)
+
+
+def with_budget(options: argparse.Namespace) -> argparse.Namespace:
+    """Return options with ``budget``, what ``--images`` puts in the place of a config's own."""
     options.budget = None if options.images is None else {"images": options.images, "minutes": None}
     return options
 

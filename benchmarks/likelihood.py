@@ -16,8 +16,8 @@ test`` is given, which is for published tables only.
 ``em`` takes turns with scikit-learn's ``GaussianMixture`` in one process: equal images, equal start, no prior on either
 side, each side going on from its own parameters; the log likelihoods of both at every iteration must agree.
 
-``ais`` trains one run of a GAN's config (``configs/quickstart.yaml`` if none is given) and asks ``lightning ais`` with
-each number of ``--steps``, everything else as it comes.
+``ais`` trains one run, of the first seed, of a GAN's config (``configs/quickstart.yaml`` if none is given) and asks
+``lightning ais`` with each number of ``--steps``, everything else as it comes.
 
 ``closed-form`` compares every path of the code that gives a likelihood with what is known otherwise. Its decoder is
 linear with Gaussian noise, so that log p(x) and the posterior are known: 4 latents, 64 dimensions, 64 chains.
@@ -55,7 +55,18 @@ from torch.distributions import MultivariateNormal, Normal
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from digits import Scorer, printer, row, run_script, scoring, surroundings, train_at_once, trained
+from digits import (
+    Scorer,
+    add_run_options,
+    printer,
+    row,
+    run_script,
+    scoring,
+    surroundings,
+    train_at_once,
+    trained,
+    with_budget,
+)
 
 from lightning_gen import cli
 from lightning_gen.callbacks.evaluation import score_likelihood
@@ -94,10 +105,10 @@ TARGETS = {
 # --- configs ----------------------------------------------------------------------------------------------------------
 
 
-def bits(model: GenerativeModule, images: Images) -> tuple[dict[str, float], dict[str, Any]]:
-    """Return bits per dimension of all images with their standard error, and what they are of."""
+def bits(model: GenerativeModule, images: Images, seed: int = 0) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return bits per dimension of all images with their standard error, and what they are of; ``seed`` is noise's."""
     metric = BitsPerDimension(model.spec, model.conditional)
-    score_likelihood(model, metric, images, torch.arange(len(images.levels)), 500, 0)
+    score_likelihood(model, metric, images, torch.arange(len(images.levels)), 500, seed)
     return metric.compute(), metric.facts
 
 
@@ -479,23 +490,18 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--config", action="extend", nargs="+", default=[], help="configs of `lightning fit`; of ais, a GAN's"
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of runs; ais takes the first")
+    add_run_options(parser)
     parser.add_argument("--n", type=int, default=2000, help="samples that are scored beside likelihoods")
-    parser.add_argument("--part", choices=("val", "test"), default="val", help="the held-out part")
-    parser.add_argument("--runs", default=None, help="folder of runs, kept; a temporary one if not given")
-    parser.add_argument("--images", type=int, default=None, help="images seen by every config, in place of its budget")
-    parser.add_argument("--jobs", type=int, default=1, help="runs to train at once, each on one thread")
     parser.add_argument("--steps", type=int, nargs="+", default=[100, 250, 500, 1000], help="of ais")
     parser.add_argument("--ais_images", type=int, default=100, help="held-out, and as many simulated images, of ais")
     parser.add_argument("--rows", type=int, default=60_000, help="images of em")
     parser.add_argument("--components", type=int, default=50, help="of em")
     parser.add_argument("--pairs", type=int, default=5, help="iterations of each side of em, after one to warm up")
-    options = parser.parse_args(args)
+    options = with_budget(parser.parse_args(args))
     if options.what == "configs" and not options.config:
         parser.error("--what configs needs --config")
     if options.what == "ais" and len(options.config) > 1:
         parser.error("--what ais takes one --config")
-    options.budget = None if options.images is None else {"images": options.images, "minutes": None}
     return options
 
 

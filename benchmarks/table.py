@@ -1,4 +1,4 @@
-"""The markdown tables of JSON lines that digits.py, likelihood.py and the scripts gan_*.py printed.
+"""The markdown tables of JSON lines that scripts of this folder printed.
 
     python benchmarks/table.py digits.jsonl
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 Line = dict[str, Any]
@@ -50,6 +50,14 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def each_group(lines: Sequence[Line], key: Callable[[Line], Hashable], table: Callable[[list[Line]], str]) -> str:
+    """The tables of lines of equal key, in the order of their first ones."""
+    groups: dict[Hashable, list[Line]] = {}
+    for line in lines:
+        groups.setdefault(key(line), []).append(line)
+    return "\n".join(map(table, groups.values()))
 
 
 def origin(line: Line, *more: str) -> str:
@@ -105,16 +113,16 @@ def samples(lines: Sequence[Line], wide: bool) -> str:
     return text + origin(lines[0], *facts)
 
 
-def criteria(checks: Sequence[Line]) -> str:
-    """One row per criterion and model."""
+def criteria(checks: Sequence[Line], digits: int = 2) -> str:
+    """One row per criterion and model, with so many digits of ratios."""
     return markdown(
         ["criterion", "row", "ratio", "by seed", "limit", "met", "by every seed"],
         (
             [
                 f"{line['criterion']} ({line['against']})",
                 line["row"],
-                f"{line['ratio']:.2f}",
-                ", ".join(f"{ratio:.2f}" for ratio in line["ratio_by_seed"]),
+                f"{line['ratio']:.{digits}f}",
+                ", ".join(f"{ratio:.{digits}f}" for ratio in line["ratio_by_seed"]),
                 "-" if line["limit"] is None else f"{line['limit']:g}",
                 ANSWERS[line["met"]],
                 ANSWERS[line["met_by_every_seed"]],
@@ -370,8 +378,168 @@ def likelihood(lines: Sequence[Line], wide: bool) -> str:
     return "\n".join(LIKELIHOOD[what](group) for (what, _), group in groups.items())
 
 
+# --- variational autoencoders -----------------------------------------------------------------------------------------
+
+
+def active(line: Line) -> str:
+    """Active units or layers, whichever the model counts."""
+    counted = next((name for name in ("active_units", "active_layers") if name in line), None)
+    return "-" if counted is None else f"{cell(line[counted], 1)} {counted.removeprefix('active_')}"
+
+
+def with_samples(line: Line, figure: str, about: str, digits: int) -> str:
+    """A figure, and the number of latents behind it."""
+    given = ", given labels" if line[about]["given_labels"] else ""
+    return f"{cell(line[figure], digits)} (K = {line[about]['num_samples']:,}{given})"
+
+
+def vae(lines: Sequence[Line], wide: bool) -> str:
+    """Tables of each data set and held-out part."""
+    return each_group(lines, lambda line: (line["data"], line["references"]["heldout"]["part"]), bounds)
+
+
+def bounds(lines: Sequence[Line]) -> str:
+    """Bounds on likelihoods with what latents say, then samples of the same runs, then criteria."""
+    rows, checks = ([line for line in lines if ("criterion" in line) is wanted] for wanted in (False, True))
+    first = lines[0]
+    likelihoods = markdown(
+        [
+            "model",
+            "bits per dimension",
+            "error over images",
+            "ELBO",
+            "of training images",
+            "their ELBO",
+            "reconstruction, nats",
+            "KL, nats",
+            "active",
+            "parameters",
+            "thousand images seen",
+            "seconds",
+        ],
+        (
+            [
+                line["row"],
+                with_samples(line, line["figure"], "likelihood", 4),
+                f"{line[line['figure'] + '_se']['mean']:.4f}",
+                cell(line["bpd_elbo"], 4),
+                with_samples(line, f"{line['figure']}_train", "likelihood_train", 4),
+                cell(line["bpd_elbo_train"], 4),
+                cell(line["reconstruction"], 1),
+                cell(line["kl"], 1),
+                active(line),
+                f"{sum(line['parameters'].values()):,}",
+                images_seen(line),
+                cell(line["seconds"], 1),
+            ]
+            for line in rows
+        ),
+    )
+    heldout, copies = "fid_{}_heldout".format(first["extractor"]), "copy_share_pixels"
+    drawn = markdown(
+        ["samples of", "pixels", "to held-out", "to training", "copy share (pixels)"],
+        (
+            [
+                line["row"],
+                pixels,
+                cell(line[heldout + ending], 2),
+                cell(line["fid_{}".format(first["extractor"]) + ending], 2),
+                cell(line[copies + ending], 3),
+            ]
+            for line in rows
+            for pixels, ending in (("drawn", ""), ("expected", "_mean"))
+        ),
+    )
+    text = likelihoods + "\n" + drawn + ("\n" + criteria(checks, 3) if checks else "")
+    part = first["references"]["heldout"]
+    facts = [f"Held-out part: {part['part']}, {part['n']} images"]
+    if rows:
+        facts += [
+            f"All bits per dimension are bounds, those of training images of {rows[0]['likelihood_train']['n']} images",
+            f"Nats and active units of {rows[0]['diagnosed']} held-out images",
+            f"Distances of n = {rows[0]['n']:,} samples, extractor {first['extractor']} {first['extractor_hash']}",
+        ]
+    return text + origin(first, *facts)
+
+
+def disentanglement(lines: Sequence[Line], wide: bool) -> str:
+    """Scores of disentanglement, value by value, and what they cost."""
+    rows, checks = ([line for line in lines if ("criterion" in line) is wanted] for wanted in (False, True))
+    text = markdown(
+        ["model", "objective", "MIG", "by seed", "SAP", "by seed", "bits per dimension (bound)", "seconds"],
+        (
+            [
+                line["row"],
+                line["objective"],
+                cell(line["mig"], 3),
+                values(line["mig"], 3),
+                cell(line["sap"], 3),
+                values(line["sap"], 3),
+                with_samples(line, line["figure"], "likelihood", 3),
+                cell(line["seconds"], 1),
+            ]
+            for line in rows
+        ),
+    )
+    if checks:
+        text += "\n" + criteria(checks)
+    return text + origin(
+        lines[0], f"Factors {', '.join(rows[0]['factors'])} of {rows[0]['n']:,} images, the {rows[0]['part']} part"
+    )
+
+
+def pythae(lines: Sequence[Line], wide: bool) -> str:
+    """Tables of each command."""
+    return each_group(lines, lambda line: line["command"], sides)
+
+
+def sides(lines: Sequence[Line]) -> str:
+    """Speed and held-out loss of each side, and how ours compares."""
+    text = markdown(
+        ["side", "images per second", "by seed", "held-out loss, nats", "thousand images seen", "seconds"],
+        (
+            [
+                line["row"],
+                cell(line["images_per_second"], 0),
+                values(line["images_per_second"], 0),
+                cell(line["held_out_loss"], 3),
+                images_seen(line),
+                cell(line["seconds"], 1),
+            ]
+            for line in lines
+            if "comparison" not in line
+        ),
+    )
+    checks = [line for line in lines if "comparison" in line]
+    text += "\n" + markdown(
+        ["comparison", "against", "value", "by seed", "at least", "met"],
+        (
+            [
+                line["comparison"],
+                line["against"],
+                f"{line[value]:.3f}" + (f" (spread {line['spread']:.3f})" if line.get("spread") is not None else ""),
+                ", ".join(f"{one:.3f}" for one in line[f"{value}_by_seed"]),
+                "-" if line.get("at_least") is None else f"{line['at_least']:g}",
+                ANSWERS[line.get("met")],
+            ]
+            for line in checks
+            for value in ("ratio" if "ratio" in line else "difference",)
+        ),
+    )
+    first = lines[0]
+    return text + origin(
+        first,
+        f"{first['data']}, {first['part']} part; {first['minutes']:g} minutes for each side and seed, Adam of "
+        f"{first['learning_rate']:g}, batches of {first['batch_size']}",
+    )
+
+
 TABLES = {
     "digits": samples,
+    "disentanglement": disentanglement,
+    "vae": vae,
+    "vae_pythae": pythae,
+    "vae_steps": steps,
     "likelihood": likelihood,
     "gan_torchgan": samples,
     "fashion_mnist": samples,

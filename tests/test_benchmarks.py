@@ -13,16 +13,19 @@ import torch
 import yaml
 from sklearn.mixture import GaussianMixture
 
-from lightning_gen.data import Digits, GaussianGrid, ImageDataModule
+from lightning_gen.data import Digits, GaussianGrid, ImageDataModule, WarpedDigits
+from lightning_gen.distributions import CategoricalPixels, GaussianPixels, LogisticPixels
 from lightning_gen.errors import InputError
-from lightning_gen.metrics import DigitsExtractor
-from lightning_gen.models import GAN
+from lightning_gen.metrics import DigitsExtractor, mutual_information_gap, separated_attribute_predictability
+from lightning_gen.models import GAN, VAE, load
 from lightning_gen.networks import (
     DCGANDiscriminator,
     DCGANGenerator,
     DenseDiscriminator,
     DenseToConvGenerator,
+    MLPDecoder,
     MLPDiscriminator,
+    MLPEncoder,
     MLPGenerator,
     R3GANDiscriminator,
     R3GANGenerator,
@@ -34,6 +37,8 @@ from lightning_gen.networks import (
 from lightning_gen.objectives import (
     ADA,
     DRAGAN,
+    ELBO,
+    IWAE,
     R1,
     R2,
     WGANGP,
@@ -590,6 +595,7 @@ def test_em_takes_turns_with_scikit_learn_at_the_same_work(capsys, monkeypatch):
     assert "not the same work" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_annealing_is_that_of_the_command(capsys, config, tmp_path, monkeypatch):
     monkeypatch.setattr("lightning_gen.commands.ais.FIT_IMAGES", 5)
     args = ("--what", "ais", "--config", str(config), "--steps", "3", "6", "--ais_images", "4", "--n", "60")
@@ -620,3 +626,268 @@ def test_known_log_probabilities_are_met_and_a_wrong_one_is_not(capsys, monkeypa
     right = likelihood.DiscretizedGaussian
     monkeypatch.setattr(likelihood, "DiscretizedGaussian", lambda spec, sigma: right(spec, 1.01 * sigma))
     assert next(likelihood.discretized_checks())["met"] is False
+
+
+# --- variational autoencoders -----------------------------------------------------------------------------------------
+
+vae, vae_steps, vae_pythae = script("vae"), script("vae_steps"), script("vae_pythae")
+NETWORKS = {
+    "VAE": {
+        "encoder": {"class_path": "lightning_gen.networks.MLPEncoder", "init_args": {"widths": [16]}},
+        "decoder": {"class_path": "lightning_gen.networks.MLPDecoder", "init_args": {"widths": [16]}},
+        "latent_dim": 3,
+    },
+    "HierarchicalVAE": {
+        "network": {
+            "class_path": "lightning_gen.networks.LadderNetwork",
+            "init_args": {"sides": [8, 1], "depths": [1, 1], "width": 4, "latent_channels": 2},
+        },
+    },
+}
+
+
+def variational(folder, name, model="VAE", source="Digits", objective="ELBO", **options):
+    """Return the file of a config of a small VAE that takes ten steps."""
+    adam = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01}}
+    parts = NETWORKS[model] | {"optimizer": adam, "objective": f"lightning_gen.objectives.{objective}"} | options
+    source = {"class_path": f"lightning_gen.data.{source}"} if isinstance(source, str) else source
+    config = {
+        "model": {"class_path": f"lightning_gen.models.{model}", "init_args": parts},
+        "data": {
+            "class_path": "lightning_gen.data.ImageDataModule",
+            "init_args": {"source": source, "batch_size": 64},
+        },
+        "budget": {"images": 640},
+        "evaluation": {"every": 640, "likelihood": 50},
+        "checkpoint": {"every": 640, "monitor": "val/bpd_bound"},
+        "grid": {"n": 0},
+        "diagnostics": {"n": 0},
+        "run": {"threads": 1},
+        "trainer": {"accelerator": "cpu", "devices": 1},
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.slow
+def test_bounds_stand_beside_what_latents_say_and_both_kinds_of_samples(capsys, tmp_path):
+    logistic = {"class_path": "lightning_gen.distributions.LogisticPixels", "init_args": {"components": 2}}
+    configs = [
+        variational(tmp_path, "flat", likelihood=logistic),
+        variational(tmp_path, "ladder", "HierarchicalVAE", likelihood=logistic),
+    ]
+    few = ("--importance_samples", "5", "--train_samples", "2", "--diagnosed", "150", "--n", "60")
+    args = ("--config", *configs, "--seeds", "0", "1", "--runs", str(tmp_path / "runs"), *few)
+    flat, ladder, below = lines(capsys, *args, of=vae)
+    assert (flat["model"], ladder["model"], flat["data"]) == ("VAE", "HierarchicalVAE", "digits")
+    for row in (flat, ladder):
+        assert row["likelihood"] == {"kind": "bound", "num_samples": 5, "n": 200, "given_labels": False}
+        assert row["likelihood_train"] == {"kind": "bound", "num_samples": 2, "n": 200, "given_labels": False}
+        assert row["diagnosed"] == 150
+        # The two sides of the ELBO are it, up to noise and to which images are looked at.
+        sides = (row["reconstruction"]["mean"] + row["kl"]["mean"]) / (64 * np.log(2))
+        assert sides == pytest.approx(row["bpd_elbo"]["mean"], rel=0.02)
+        assert row["bpd_bound"]["mean"] < row["bpd_elbo"]["mean"] + 1e-3
+        assert row["bpd_elbo_train"]["values"] != row["bpd_elbo"]["values"]
+        for figure in ("fid_digits_heldout", "fid_digits", "copy_share_pixels"):
+            assert row[figure]["values"] != row[f"{figure}_mean"]["values"]
+    assert flat["active_units"]["values"] == [int(value) for value in flat["active_units"]["values"]]
+    assert ladder["active_layers"]["mean"] >= 0
+    assert (below["criterion"], below["row"], below["against"]) == ("hierarchical below flat", *configs[::-1])
+    pairs = zip(ladder["bpd_bound"]["values"], flat["bpd_bound"]["values"], strict=True)
+    assert below["ratio_by_seed"] == pytest.approx([a / b for a, b in pairs])
+    model = load(f"{flat['runs'][1]}/checkpoints/best.ckpt")
+    model.importance_samples = 5
+    found, _ = likelihood.bits(model, Digits().load("val"))
+    assert (flat["bpd_bound"]["values"][1], flat["bpd_bound_se"]["values"][1]) == pytest.approx(tuple(found.values()))
+    text = table.tables([flat, ladder, below])
+    assert "(K = 5)" in text
+    assert "units" in text
+    assert "layers" in text
+    assert f"| {configs[1]} | expected | " in text
+    (again,) = lines(capsys, *args[:2], *args[3:], of=vae)
+    assert again | {"command": flat["command"]} == flat, "scored as it lies there, with the same noise"
+
+
+def test_a_bound_is_held_against_the_target_of_the_test_part_alone():
+    def row(name, model, values, given_labels=False):
+        spread = digits.spread(values)
+        about = {"likelihood": {"given_labels": given_labels}, "figure": "bpd_bound", "bpd_bound": spread}
+        return {"row": name, "model": model, "seeds": [0, 1], **about}
+
+    rows = [
+        row("a", "VAE", [1.87, 1.90]),
+        row("b", "HierarchicalVAE", [1.86, 1.86]),
+        row("c", "VAE", [1.5, 1.5], given_labels=True),
+    ]
+    first, second, below = vae.criteria(rows, 1.88)
+    assert (first["criterion"], first["against"]) == ("at most 1.88 on digits", "1.88 bits per dimension")
+    assert first["ratio_by_seed"] == pytest.approx([1.87 / 1.88, 1.90 / 1.88])
+    assert (first["met"], first["met_by_every_seed"], second["met_by_every_seed"]) == (False, False, True)
+    assert (below["met"], below["met_by_every_seed"]) == (True, True)
+    assert [line["criterion"] for line in vae.criteria(rows, None)] == ["hierarchical below flat"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (("--data", "fashion_mnist"), "its images are lightning_gen.data.Digits's, and --data fashion_mnist scores"),
+        (("--root", "x"), "--root is of fashion_mnist, not of digits"),
+        (("--importance_samples", "0"), "must be at least 1"),
+    ],
+)
+def test_what_cannot_be_scored_is_told_before_anything_is_trained(changes, problem, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        vae.main(["--config", variational(tmp_path, "flat"), "--runs", str(tmp_path / "runs"), *changes])
+    assert stopped.value.code == 2
+    assert problem in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_model_without_a_bound_is_refused(capsys, config, tmp_path):
+    with pytest.raises(SystemExit):
+        vae.main(["--config", str(config), "--seeds", "0", "--runs", str(tmp_path / "runs")])
+    assert "GAN has no likelihood, and this is about bounds" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_scores_of_disentanglement_are_those_of_the_held_out_codes(capsys, tmp_path):
+    disentanglement = script("disentanglement")
+    source = {"class_path": "lightning_gen.data.WarpedDigits", "init_args": {"values": 4}}
+    gaussian = {"class_path": "lightning_gen.distributions.GaussianPixels", "init_args": {"scale": "shared"}}
+    configs = [
+        variational(tmp_path, name, source=source, objective=objective, likelihood=gaussian, importance_samples=2)
+        for name, objective in (("elbo", "ELBO"), ("tc", "BetaTCVAE"))
+    ]
+    args = ("--config", *configs, "--seeds", "0", "1", "--runs", str(tmp_path / "runs"))
+    elbo, tc, *ratios = lines(capsys, *args, of=disentanglement)
+    assert (elbo["objective"], tc["objective"]) == ("ELBO", "BetaTCVAE")
+    assert (elbo["n"], elbo["likelihood"]["num_samples"]) == (32, 2)
+    images = WarpedDigits(values=4)
+    codes = load(f"{tc['runs'][1]}/checkpoints/last.ckpt").encode(torch.from_numpy(images.load("val").levels)).numpy()
+    assert tc["mig"]["values"][1] == pytest.approx(mutual_information_gap(codes, images.factors("val")))
+    assert tc["sap"]["values"][1] == pytest.approx(separated_attribute_predictability(codes, images.factors("val")))
+    assert [(line["criterion"], line["row"]) for line in ratios] == [
+        ("MIG below BetaTCVAE's", configs[0]),
+        ("SAP below BetaTCVAE's", configs[0]),
+    ]
+    assert ratios[0]["ratio_by_seed"][0] == pytest.approx(elbo["mig"]["values"][0] / tc["mig"]["values"][0])
+    text = table.tables([elbo, tc, *ratios])
+    assert f"| {configs[1]} | BetaTCVAE | {tc['mig']['mean']:.3f} ± " in text
+    assert "Factors x, y, scale, slant of 32 images, the val part" in text
+    with pytest.raises(SystemExit):
+        disentanglement.main(["--config", variational(tmp_path, "flat")])
+    assert "lightning_gen.data.Digits is not a WarpedDigits" in capsys.readouterr().err
+
+
+# --- variational autoencoders: steps, and pythae ----------------------------------------------------------------------
+
+VAE_STEPS = {
+    "ELBO with warm-up": {"objective": ELBO(beta=3.0, warmup=20), "likelihood": part(LogisticPixels, components=2)},
+    "IWAE": {"objective": IWAE(4), "likelihood": CategoricalPixels},
+    "two latents": {"objective": ELBO(samples=2), "likelihood": part(LogisticPixels, components=3)},
+    "dropout and classes": {"objective": ELBO(), "conditional": True, "dropout": 0.3},
+}
+
+
+def vae_of(case):
+    options = dict(VAE_STEPS[case])
+    network = {"widths": [12], "conditional": options.pop("conditional", False), "dropout": options.pop("dropout", 0.0)}
+    encoder, decoder = part(MLPEncoder, **network), part(MLPDecoder, **network)
+    return lambda: VAE(Digits().spec, encoder, decoder, part(torch.optim.Adam, lr=1e-3), latent_dim=5, **options)
+
+
+@pytest.mark.parametrize("case", VAE_STEPS)
+def test_the_hand_written_vae_takes_the_same_steps(case):
+    same = vae_steps.compare_sides(vae_of(case), ImageDataModule(Digits(), batch_size=8), 4)
+    assert same["loss_difference"] < 1e-6
+    assert same["weight_difference"] < 1e-6
+    assert same["passes"]["layers"] > 0
+
+
+def test_a_hand_written_vae_that_does_something_else_is_noticed(monkeypatch):
+    data, right = ImageDataModule(Digits(), batch_size=8), vae_steps.elbo
+    monkeypatch.setitem(vae_steps.OBJECTIVES, "ELBO", lambda *given: 1.001 * right(*given))
+    with pytest.raises(InputError, match=r"loss at step 0 is .* here and .* by hand"):
+        vae_steps.compare_sides(vae_of("two latents"), data, 2)
+    model = VAE(
+        Digits().spec,
+        *(part(network, widths=[4]) for network in (MLPEncoder, MLPDecoder)),
+        torch.optim.Adam,
+        2,
+        likelihood=GaussianPixels,
+    )
+    with pytest.raises(InputError, match="there is no hand-written GaussianPixels here; known are CategoricalPixels"):
+        vae_steps.HandWritten(model, data)
+
+
+def test_step_times_of_vaes_are_compared_side_by_side(capsys, tmp_path):
+    configs = [variational(tmp_path, "flat"), variational(tmp_path, "ladder", "HierarchicalVAE")]
+    args = ("--config", *configs, "--pairs", "2", "--seconds", "0.001")
+    steps, skipped = lines(capsys, *args, of=vae_steps)
+    assert steps["limit"] == 1.05
+    assert steps["ratio_quartiles"][0] <= steps["ratio"] <= steps["ratio_quartiles"][1]
+    assert steps["same"]["loss_difference"] < 1e-6
+    assert "HierarchicalVAE is no VAE" in skipped["skipped"]
+    text = table.tables([steps, skipped])
+    assert "| ours, ms | hand-written, ms |" in text
+    assert f"{configs[1]} was not measured" in text
+
+
+def test_pythae_must_be_installed(capsys, monkeypatch):
+    monkeypatch.setattr(vae_pythae.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as stopped:
+        vae_pythae.main([])
+    assert stopped.value.code == 2
+    assert "pip install --no-deps --target FOLDER pythae==0.1.2" in capsys.readouterr().err
+
+
+def test_the_held_out_loss_of_networks_that_say_nothing_is_half_the_square():
+    source = Digits()
+    task = vae_pythae.Task(source, torch.from_numpy(source.load("train").levels), 1.0, 1e-3)
+    networks = task.networks(0)
+    for network in networks:
+        torch.nn.init.zeros_(network.net[-1].weight)
+        torch.nn.init.zeros_(network.net[-1].bias)
+    unit = source.load("val").levels / 8 - 1.0
+    found = vae_pythae.held_out_loss(vae_pythae.Trained(*networks, 0, 0.0), task, "val")
+    assert found == pytest.approx((unit**2).sum() / 2 / len(unit), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_sides_get_equal_time_and_are_compared(capsys, monkeypatch):
+    for name in vae_pythae.SIDES:
+        if "pythae" in name:  # in its place another bare loop: it is no dependency
+            monkeypatch.setitem(vae_pythae.SIDES, name, vae_pythae.train_bare)
+    real = vae_pythae.importlib.metadata.version
+    monkeypatch.setattr(vae_pythae.importlib.metadata, "version", lambda name: "0" if name == "pythae" else real(name))
+    monkeypatch.setattr(
+        vae_pythae.importlib.util, "find_spec", find_spec_of_pythae(vae_pythae.importlib.util.find_spec)
+    )
+    rows = lines(capsys, "--minutes", "0.01", "--data", "digits", "--seeds", "0", "1", of=vae_pythae)
+    sides = {row["row"]: row for row in rows if "kind" in row}
+    assert list(sides) == list(vae_pythae.SIDES)
+    ours, theirs = sides["lightning fit"], sides["pythae's trainer"]
+    checks = {(line["against"], "ratio" in line): line for line in rows if "comparison" in line}
+    assert len(checks) == 2 * (len(sides) - 1)
+    faster, loss, beside = (checks[key] for key in ((theirs["row"], True), (theirs["row"], False), ("bare loop", True)))
+    for row in sides.values():
+        assert 0.6 <= row["seconds"]["mean"] < 5
+        rates = [seen / seconds for seen, seconds in zip(row["images_seen"], row["seconds"]["values"], strict=True)]
+        assert row["images_per_second"]["values"] == pytest.approx(rates)
+    assert faster["ratio"] == pytest.approx(ours["images_per_second"]["mean"] / theirs["images_per_second"]["mean"])
+    assert (faster["at_least"], faster["met"]) == (1.1, faster["ratio"] >= 1.1)
+    assert (beside["at_least"], beside["met"]) == (None, None)
+    apart = [a - b for a, b in zip(ours["held_out_loss"]["values"], theirs["held_out_loss"]["values"], strict=True)]
+    assert loss["difference_by_seed"] == pytest.approx(apart)
+    assert loss["spread"] == pytest.approx(np.hypot(ours["held_out_loss"]["std"], theirs["held_out_loss"]["std"]))
+    text = table.tables(rows)
+    assert "| images per second, ours / theirs | pythae's trainer | " in text
+    assert "| held-out loss, ours - theirs, nats | bare loop | " in text
+    assert "digits, val part; 0.01 minutes for each side and seed" in text
+
+
+def find_spec_of_pythae(real):
+    """Return a search for modules that finds pythae, too."""
+    return lambda name, *given: object() if name == "pythae" else real(name, *given)

@@ -9,6 +9,7 @@ from lightning_gen.data.gaussian_grid import GaussianGrid
 from lightning_gen.data.module import ImageDataModule
 from lightning_gen.data.source import Batch, Images, Source
 from lightning_gen.data.stream import EvalLoader, TrainStream
+from lightning_gen.data.warped_digits import WarpedDigits
 
 __all__ = [
     "CIFAR10",
@@ -25,4 +26,5 @@ __all__ = [
     "RandomShift",
     "Source",
     "TrainStream",
+    "WarpedDigits",
 ]

@@ -2,6 +2,7 @@
 
 from lightning_gen.metrics.base import FeatureMetric, FeatureSet
 from lightning_gen.metrics.coverage import ClassCoverage, ModeCoverage
+from lightning_gen.metrics.disentanglement import mutual_information_gap, separated_attribute_predictability
 from lightning_gen.metrics.diversity import Diversity, mean_pairwise_distance, vendi_score
 from lightning_gen.metrics.extractors import (
     ClassifierExtractor,
@@ -55,8 +56,10 @@ __all__ = [
     "inception_score",
     "kernel_distance",
     "mean_pairwise_distance",
+    "mutual_information_gap",
     "neighbour_picture",
     "precision_recall",
+    "separated_attribute_predictability",
     "vendi_score",
     "wilson_interval",
 ]
