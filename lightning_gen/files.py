@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from lightning_gen.errors import InputError
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -24,6 +27,29 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_file(option: str, name: str | Path) -> Path:
+    """Return the path of a file that is to be written: what is wrong is found out before the work, not after it.
+
+    Args:
+        option: what gave the name, for messages.
+        name: as it was given.
+
+    Raises:
+        InputError: for a name that no file can be written to.
+    """
+    file = Path(name)
+    try:
+        if not str(name) or file.is_dir():
+            raise InputError(f"{option} {name}: give the name of a file")
+        if not file.absolute().parent.is_dir():
+            raise InputError(f"{option} {file}: there is no folder {file.parent}")
+        # Permissions do not tell: some folders, such as those of /proc, refuse whoever asks.
+        tempfile.NamedTemporaryFile(prefix=f".{file.name}.", dir=file.absolute().parent).close()
+    except OSError as error:
+        raise InputError(f"{option} {file}: cannot be written ({error.strerror}): give another name") from error
+    return file
 
 
 def write_text(path: Path, text: str) -> None:

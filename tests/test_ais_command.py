@@ -212,7 +212,7 @@ def test_no_more_chains_are_decoded_at_once_than_the_batch_size(checkpoints, mon
         return decode(self, latent, labels)
 
     monkeypatch.setattr(GAN, "pixel_mean", counted)
-    monkeypatch.setattr("lightning_gen.commands.ais.FIT_IMAGES", 20)
+    monkeypatch.setattr("lightning_gen.commands.ais.FIT_IMAGES", 8)
     main(["ais", checkpoints["gan"], *SMALL, "--batch_size", "12"])
     assert max(sizes) == 12
 

@@ -126,6 +126,8 @@ OTHER = [
     (["test", "--config", "configs/quickstart.yaml"], r"test what\? give --ckpt_path FILE"),
     (["validate", "--config", "configs/quickstart.yaml", "--ckpt_path", "last"], r"no run with a checkpoint in"),
     (["sample", "x.ckpt"], r"--out: is required"),
+    (["sample"], r"^error: CKPT: is required \(and --out\)$"),
+    (["evaluate", "text.ckpt", "--json", "/proc/x"], r"--json /proc/x: (cannot be written \(|there is no folder)"),
     (["sample", "nope.ckpt", "--out", "o"], r"no checkpoint at nope\.ckpt"),
     (["sample", "text.ckpt", "--n", "0", "--out", "o"], r"--n: expected a whole number of at least 1"),
     (["sample", "text.ckpt", "--m", "0", "--out", "o"], r"--m: no such option"),

@@ -121,10 +121,18 @@ def test_validate_and_test_print_and_write(run, capsys):
     assert tested["checkpoint"].endswith("best.ckpt")
 
 
-def test_predict_writes_an_image_for_every_validation_image(run, tmp_path, monkeypatch):
+def test_predict_writes_an_image_for_every_validation_image_and_over_nothing(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     main(["predict", "--config", str(run.path / "config.yaml"), "--ckpt_path", str(run.last.resolve())])
     assert np.load("predictions.npy").shape == (200, 1, 8, 8)
+    before = Path("predictions.npy").read_bytes()
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", "--config", str(run.path / "config.yaml"), "--ckpt_path", "last"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.endswith(
+        "error: predictions.npy exists: rename or remove it, or run predict in another folder\n"
+    )
+    assert Path("predictions.npy").read_bytes() == before
 
 
 def test_init_from_takes_what_fits(run, tmp_path, capsys):

@@ -12,8 +12,9 @@ from torch.optim import SGD
 import lightning_gen
 from lightning_gen.callbacks.grid import grid_picture, to_pixels
 from lightning_gen.cli import main
-from lightning_gen.models import GAN, Classifier, GenerativeModule
-from lightning_gen.networks import MLPDiscriminator, MLPGenerator
+from lightning_gen.distributions import FlowPrior, MixturePrior, StandardNormal
+from lightning_gen.models import GAN, VAE, Classifier, GenerativeModule
+from lightning_gen.networks import MLPDecoder, MLPDiscriminator, MLPEncoder, MLPGenerator
 from lightning_gen.networks.classifier import SmallClassifier
 from lightning_gen.spec import ImageSpec
 
@@ -49,6 +50,11 @@ def gan(spec: ImageSpec, conditional: bool = False) -> GAN:
     )
 
 
+def vae(prior: type) -> VAE:
+    parts = {"encoder": partial(MLPEncoder, widths=(8,)), "decoder": partial(MLPDecoder, widths=(8,))}
+    return VAE(DIGITS, **parts, optimizer=partial(SGD, lr=0.1), latent_dim=4, prior=prior)
+
+
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory, quiet_trainer, make_batches) -> dict[str, str]:
     """One checkpoint of each kind of model."""
@@ -57,9 +63,12 @@ def checkpoints(tmp_path_factory, quiet_trainer, make_batches) -> dict[str, str]
         "digits": gan(DIGITS),
         "conditional": gan(DIGITS, conditional=True),
         "colours": gan(COLOURS),
+        **{prior.__name__: vae(prior) for prior in (StandardNormal, MixturePrior, FlowPrior)},
         "blind": Blind(DIGITS),
         "classifier": Classifier(DIGITS, SmallClassifier, partial(SGD, lr=0.1)),
     }
+    for prior in (StandardNormal, MixturePrior, FlowPrior):
+        models[prior.__name__].decoder.net[-1].weight.data.mul_(30)
     for parameter in (p for name in ("digits", "conditional", "colours") for p in models[name].generator.parameters()):
         parameter.data.mul_(4)  # images with some contrast
     folder = tmp_path_factory.mktemp("checkpoints")
@@ -144,6 +153,28 @@ def test_labels_are_those_of_the_rows_in_turn(checkpoints, tmp_path):
     latents = model.draw_latents(6, generator)
     expected = model.decode(latents, torch.tensor([7, 7, 2, 2, 7, 7]))
     assert np.array_equal(np.asarray(Image.open(out)), np.asarray(grid_picture(expected, DIGITS, 2)))
+
+
+@pytest.mark.parametrize("prior", [StandardNormal, MixturePrior, FlowPrior])
+def test_ways_are_straight_unless_latents_are_standard_normal(checkpoints, prior, tmp_path):
+    out = tmp_path / "between.png"
+    main(["interpolate", checkpoints[prior.__name__], "--out", str(out), "--rows", "6", "--steps", "3"])
+    model = lightning_gen.load(checkpoints[prior.__name__])
+    generator = torch.Generator().manual_seed(lightning_gen.models.base.keyed_seed(0, "interpolate"))
+    start, end = model.draw_latents(12, generator).view(6, 2, 4).unbind(1)
+    middle = (start + end) / 2
+    if prior is StandardNormal:  # of mean length, in the direction of the sum of directions
+        direction = start / start.norm(dim=1, keepdim=True) + end / end.norm(dim=1, keepdim=True)
+        length = (start.norm(dim=1, keepdim=True) + end.norm(dim=1, keepdim=True)) / 2
+        middle = length * direction / direction.norm(dim=1, keepdim=True)
+    shown = np.asarray(Image.open(out)).astype(int)
+
+    def differing(middle: torch.Tensor) -> float:
+        decoded = model.decode(torch.stack([start, middle, end], 1).flatten(0, 1))
+        return float((shown != np.asarray(grid_picture(decoded, DIGITS, 3))).mean())
+
+    assert differing(middle) < 1e-3  # where rounding has it otherwise
+    assert differing(middle + 1) > 0.02
 
 
 def test_colours_and_sampler_options(checkpoints, tmp_path):

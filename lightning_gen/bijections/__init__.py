@@ -2,5 +2,6 @@
 
 from lightning_gen.bijections.autoregressive import AffineAutoregressive
 from lightning_gen.bijections.base import Bijection, Chain, Reverse
+from lightning_gen.bijections.elementwise import ElementwiseAffine
 
-__all__ = ["AffineAutoregressive", "Bijection", "Chain", "Reverse"]
+__all__ = ["AffineAutoregressive", "Bijection", "Chain", "ElementwiseAffine", "Reverse"]

@@ -14,10 +14,9 @@ from torch import Tensor
 from lightning_gen.callbacks.evaluation import choose_images, own_randomness
 from lightning_gen.callbacks.grid import GREY, grid_picture, pixel_grid, save_png, to_pixels
 from lightning_gen.data import ImageDataModule, Images
-from lightning_gen.distributions import StandardNormal
 from lightning_gen.errors import InputError
 from lightning_gen.models.base import GenerativeModule, HasLatent, evaluating, keyed_seed
-from lightning_gen.samplers import slerp
+from lightning_gen.models.latents import path_between
 
 STEPS = 8  # images between the two ends of a row
 
@@ -107,11 +106,7 @@ def interpolations(model: GenerativeModule, images: Images, pairs: int) -> Image
     if not latent.is_floating_point():
         return None
     ends = latent.flatten(1).to(torch.promote_types(latent.dtype, torch.float32))
-    if isinstance(getattr(model, "prior", None), StandardNormal):
-        ways = slerp(ends[0::2], ends[1::2], STEPS)
-    else:
-        share = torch.linspace(0, 1, STEPS, dtype=ends.dtype, device=ends.device)[None, :, None]
-        ways = torch.lerp(ends[0::2, None], ends[1::2, None], share)
+    ways = path_between(model, ends[0::2], ends[1::2], STEPS)
     labels = None if labels is None else labels[0::2].repeat_interleave(STEPS)
     decoded = model.decode(ways.view(-1, *latent.shape[1:]).to(latent.dtype), labels)
     between = decoded.unflatten(0, (len(places), STEPS)).to(levels.device)

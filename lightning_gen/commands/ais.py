@@ -20,7 +20,7 @@ from lightning_gen.commands.likelihood import check_images, meaning
 from lightning_gen.commands.messages import CommandParser
 from lightning_gen.data import ImageDataModule, Images
 from lightning_gen.errors import InputError
-from lightning_gen.files import write_json
+from lightning_gen.files import check_file, write_json
 from lightning_gen.metrics import BitsPerDimension, bits_per_dimension
 from lightning_gen.models import GenerativeModule, HasLikelihood
 from lightning_gen.models.base import CHECKPOINT_KEY, HasLatentLikelihood, HasPixelMean, evaluating, keyed_seed
@@ -138,11 +138,7 @@ def check_options(options: Namespace) -> None:
     if options.sigma is not None and not 0 < options.sigma < math.inf:
         raise InputError(f"--sigma must be a finite number above 0, got {options.sigma}")
     if options.json is not None:
-        file = Path(options.json)
-        if not options.json or file.is_dir():
-            raise InputError(f"--json {options.json}: give the name of a file")
-        if not file.absolute().parent.is_dir():
-            raise InputError(f"--json {file}: there is no folder {file.parent}")
+        check_file("--json", options.json)
 
 
 def check_model(model: GenerativeModule, options: Namespace) -> None:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from lightning_gen.commands.messages import CommandParser
 from lightning_gen.errors import InputError
-from lightning_gen.files import write_atomically
+from lightning_gen.files import check_file, write_atomically
 
 CAPTION = 16  # pixels
 
@@ -33,8 +33,7 @@ def run(args: Sequence[str]) -> None:
     out = Path(options.out)
     if out.suffix.lower() not in (".gif", ".webp", ".png"):
         raise InputError(f"--out {out}: give a name that ends in .gif, .webp or .png")
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.parent}")
+    check_file("--out", out)
     grids = find_grids(Path(options.run))
     frames = [captioned(read_grid(file), f"{seen:,} images") for seen, file in grids]
     if len({frame.size for frame in frames}) > 1:

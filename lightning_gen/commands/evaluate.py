@@ -31,7 +31,7 @@ from lightning_gen.data.images import ARRAYS, read_images
 from lightning_gen.data.source import ContentHash
 from lightning_gen.describe import TRUSTED, build, class_path
 from lightning_gen.errors import InputError
-from lightning_gen.files import flat, write_json
+from lightning_gen.files import check_file, flat, write_json
 from lightning_gen.metrics import Extractor, FeatureMetric, FrechetDistance, InceptionExtractor, MetricSuite
 from lightning_gen.metrics.base import HELD_OUT, TRAIN
 from lightning_gen.models import GenerativeModule, HasLikelihood
@@ -226,11 +226,7 @@ def check_files(options: Namespace) -> None:
     for name in ("json", "neighbours"):
         if options[name] is None:
             continue
-        file = Path(options[name])
-        if not options[name] or file.is_dir():
-            raise InputError(f"--{name} {options[name]}: give the name of a file")
-        if not file.absolute().parent.is_dir():
-            raise InputError(f"--{name} {file}: there is no folder {file.parent}")
+        check_file(f"--{name}", options[name])
     if options.plots is not None and (not options.plots or Path(options.plots).is_file()):
         raise InputError(f"--plots {options.plots}: give the name of a folder")
     if options.neighbours and Path(options.neighbours).suffix.lower() != ".png":

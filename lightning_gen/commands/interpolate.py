@@ -13,8 +13,9 @@ from lightning_gen.callbacks.grid import grid_picture, save_png
 from lightning_gen.commands.common import add_model_options, load_generator, split_sampler_options
 from lightning_gen.commands.messages import CommandParser
 from lightning_gen.errors import InputError
+from lightning_gen.files import check_file
 from lightning_gen.models.base import keyed_seed
-from lightning_gen.samplers import slerp
+from lightning_gen.models.latents import path_between
 
 
 def run(args: Sequence[str]) -> None:
@@ -22,9 +23,10 @@ def run(args: Sequence[str]) -> None:
     rest, sampler_options = split_sampler_options(args)
     parser = CommandParser(
         prog="lightning interpolate",
-        description="Write a picture whose rows go from one random latent to another along a great circle, so that "
-        "every image between them is as likely as the two. A smooth row says that the model learned more than its "
-        "training images. Options of the model's sampler are --sampler.NAME, such as --sampler.truncation 1.",
+        description="Write a picture whose rows go from one random latent to another: where latents are standard "
+        "normal along a great circle, so that every image between the two is as likely as they are, else straight. A "
+        "smooth row says that the model learned more than its training images. Options of the model's sampler are "
+        "--sampler.NAME, such as --sampler.truncation 1.",
     )
     add_model_options(parser)
     parser.add_argument("--out", type=str, required=True, help="File of the picture, such as between.png.")
@@ -35,8 +37,7 @@ def run(args: Sequence[str]) -> None:
     out = Path(options.out)
     if out.suffix.lower() != ".png":
         raise InputError(f"--out {out}: give a name that ends in .png")
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.parent}")
+    check_file("--out", out)
     if options.steps < 2:
         raise InputError("--steps must be at least 2: a row shows both of its ends")
     model, _ = load_generator(options, sampler_options)
@@ -47,7 +48,7 @@ def run(args: Sequence[str]) -> None:
     labels = choose_labels(model, options.rows, options.labels)
     generator = torch.Generator(model.device).manual_seed(keyed_seed(options.seed, "interpolate"))
     ends = model.draw_latents(2 * options.rows, generator)
-    rows = slerp(ends[0::2], ends[1::2], options.steps).flatten(0, 1)
+    rows = path_between(model, ends[0::2], ends[1::2], options.steps).flatten(0, 1)
     labels = None if labels is None else labels.repeat_interleave(options.steps).to(model.device)
     batches = [
         model.decode(rows[i : i + options.batch_size], None if labels is None else labels[i : i + options.batch_size])

@@ -93,7 +93,7 @@ def condense(message: str, parser: ArgumentParser) -> tuple[str, str]:
         return ".".join(part for part in (key, name) if part), f"no such option{nearest_option(name, parser)}"
     if missing := re.search(r"the following arguments are required: (.*)", message):
         names = [name for name in re.split(r",\s*", missing[1].strip()) if name]
-        return ".".join(part for part in (key, names[0]) if part), "is required" + _also(names[1:])
+        return ".".join(part for part in (key, names[0]) if part), "is required" + _also(names[1:], parser)
     if configs := re.search(r"Problems parsing config: (.*)", message, re.DOTALL):
         return "", f"the config cannot be read: {' '.join(configs[1].split())}"
     if "Unexpected config" in message:
@@ -156,7 +156,9 @@ def _with_article(name: str) -> str:
     return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
 
 
-def _also(names: list[str]) -> str:
+def _also(names: list[str], parser: ArgumentParser) -> str:
+    if getattr(parser, "exit_on_error", False) and isinstance(parser, OneLineErrors):
+        names = [parser._as_typed(name) for name in names]
     return f" (and {', '.join(names)})" if names else ""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lightning_gen.commands.messages import CommandParser
 from lightning_gen.errors import InputError
-from lightning_gen.files import write_text
+from lightning_gen.files import check_file, write_text
 from lightning_gen.report import Report
 
 WATCH = 10.0  # seconds between two looks at the folders
@@ -62,8 +62,7 @@ def check_out(out: Path) -> None:
     """
     if os.path.isdir(out):  # which does not mind a name that is too long
         raise InputError(f"--out {out} is a folder: give the name of a file, such as {out / 'report.html'}")
-    if not os.path.isdir(out.absolute().parent):
-        raise InputError(f"--out {out}: there is no folder {out.parent}")
+    check_file("--out", out)
 
 
 def read_seconds(text: str) -> float:

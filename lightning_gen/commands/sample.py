@@ -19,6 +19,7 @@ from lightning_gen.commands.common import (
 )
 from lightning_gen.commands.messages import CommandParser
 from lightning_gen.errors import InputError
+from lightning_gen.files import check_file
 from lightning_gen.models import GenerativeModule
 from lightning_gen.models.base import keyed_seed
 
@@ -43,8 +44,8 @@ def run(args: Sequence[str]) -> None:
     out = Path(options.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out} exists and is not an empty folder: choose another")
-    if options.grid and not Path(options.grid).absolute().parent.is_dir():
-        raise InputError(f"--grid {options.grid}: there is no folder {Path(options.grid).parent}")
+    if options.grid:
+        check_file("--grid", options.grid)
     model, _ = load_generator(options, sampler_options)
     labels = choose_labels(model, options.n, options.labels)
     levels = draw(model, options.n, labels, options.batch_size, options.seed)

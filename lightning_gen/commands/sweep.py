@@ -18,7 +18,7 @@ from tqdm import tqdm
 from lightning_gen.commands.messages import CommandParser
 from lightning_gen.commands.verbs import fail
 from lightning_gen.errors import InputError
-from lightning_gen.files import write_text
+from lightning_gen.files import check_file, write_text
 from lightning_gen.sweeps.check import check_commands, commands_to_check
 from lightning_gen.sweeps.command import command_line, shown_command
 from lightning_gen.sweeps.distributions import optuna
@@ -56,7 +56,7 @@ def run(args: Sequence[str]) -> None:
     if options.worker and options.storage is None:
         raise InputError("--worker needs --storage URL: the storage of the sweep that it is to join")
     if options.best_config is not None:
-        check_file(options.best_config)
+        check_file("--best-config", options.best_config)
     optuna()  # says so where it is not installed
     from lightning_gen.sweeps.study import SweepStudy
 
@@ -133,15 +133,6 @@ def choose_count(count: int | None, sweep: SweepFile) -> int:
     if count is None:
         raise InputError(f"how many runs? give --count N, or run_cap in {sweep.path}")
     return count
-
-
-def check_file(name: str) -> None:
-    """Raise InputError where a file cannot be written: found out before the work, not after it."""
-    file = Path(name)
-    if not name or file.is_dir():
-        raise InputError(f"--best-config {name}: give the name of a file")
-    if not file.absolute().parent.is_dir():
-        raise InputError(f"--best-config {file}: there is no folder {file.parent}")
 
 
 def check(sweep: SweepFile, lenient: bool) -> None:

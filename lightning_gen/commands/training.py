@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 import yaml
@@ -55,7 +55,7 @@ from lightning_gen.callbacks.wandb import WandbArtifacts, agent_sweep, note_agen
 from lightning_gen.commands.messages import OneLineErrors, input_error_behind
 from lightning_gen.commands.verbs import TRAINING, fail
 from lightning_gen.errors import InputError
-from lightning_gen.files import flat, write_json
+from lightning_gen.files import check_file, flat, write_json
 from lightning_gen.metrics.base import is_of_one_class
 from lightning_gen.models import HasLikelihood, ImageModule, read_checkpoint
 from lightning_gen.models.base import CHECKPOINT_KEY, TrainingDiverged
@@ -278,6 +278,8 @@ class TrainingCLI(LightningCLI):
             raise InputError(f"run.threads must be at least 1, got {threads}")
         if threads is not None:
             torch.set_num_threads(threads)
+        for key in ("model", "data"):
+            refuse_nulls(key, self.options[key])
         if self.trial is not None:
             self.options.run.root = str(self.trial.folder.parent.parent)
             self.options.run.experiment = self.trial.folder.parent.name
@@ -564,11 +566,55 @@ class TrainingCLI(LightningCLI):
 
         if self.trainer.world_size > 1:
             raise InputError("predict draws on one device: give --trainer.devices 1")
+        path = Path("predictions.npy")
+        if path.exists():
+            raise InputError(f"{path} exists: rename or remove it, or run predict in another folder")
+        check_file("predict:", path)
         drawn = self.trainer.predict(**arguments)
         if drawn and not rank_zero_only.rank:
-            path = Path("predictions.npy")
             np.save(path, torch.cat(drawn).cpu().numpy())
             say(f"{sum(map(len, drawn))} images written to {path}")
+
+
+def refuse_nulls(key: str, given: Any) -> None:
+    """Refuse null for an argument that means nothing by it, which the parser lets through.
+
+    Args:
+        key: of what is given.
+        given: a class and its arguments; anything else is passed over.
+
+    Raises:
+        InputError: naming the argument.
+    """
+    if isinstance(given, list):
+        for i, item in enumerate(given):
+            refuse_nulls(f"{key}.{i}", item)
+    if not isinstance(given, Namespace) or "class_path" not in given or not isinstance(given.class_path, str):
+        return
+    module, _, name = given.class_path.rpartition(".")
+    cls = getattr(sys.modules.get(module), name, None)
+    for argument, value in vars(given.get("init_args") or Namespace()).items():
+        is_linked = key == "model" and argument == "spec"  # which the data will give
+        if value is None and not is_linked and inspect.isclass(cls) and not _may_be_null(cls, argument):
+            raise InputError(f"{key}.{argument}: must not be null: give a value, or leave it out")
+        refuse_nulls(f"{key}.{argument}", value)
+
+
+def _may_be_null(cls: type, argument: str) -> bool:
+    """Whether a class says, or does not say otherwise, that an argument may be None; a base may have it, too."""
+    for owner in cls.__mro__:
+        function = vars(owner).get("__init__")
+        parameters = inspect.signature(function).parameters if inspect.isfunction(function) else {}
+        if argument not in parameters:
+            continue
+        if parameters[argument].default is None:
+            return True
+        try:
+            kind = get_type_hints(function).get(argument, Any)
+        except NameError:  # a hint that is for type checkers alone
+            return True
+        return kind in (Any, object, None) or type(None) in get_args(kind)
+    return True
 
 
 def _spec_of(data: LightningDataModule) -> ImageSpec:

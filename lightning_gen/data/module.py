@@ -26,7 +26,7 @@ class ImageDataModule(LightningDataModule):
     Args:
         source: where images come from.
         batch_size: training images per rank and step; it may exceed the data set.
-        augment: random changes of training images, applied in this order on the device.
+        augment: random changes of training images, applied in this order on the device; none if not given.
         eval_batch_size: images per rank and evaluation batch.
         on_device: keep the training images on the device (as uint8), so that no batch is ever copied to it.
         seed: orders and augments training images; None takes the seed of ``seed_everything``, or 0 without one.
@@ -40,7 +40,7 @@ class ImageDataModule(LightningDataModule):
         self,
         source: Source,
         batch_size: int = 64,
-        augment: Sequence[Augmentation] = (),
+        augment: Sequence[Augmentation] | None = None,
         eval_batch_size: int = 500,
         on_device: bool = False,
         seed: int | None = None,
@@ -51,11 +51,11 @@ class ImageDataModule(LightningDataModule):
                 raise InputError(f"{name} must be at least 1, got {value}")
         if seed is not None and seed < 0:
             raise InputError(f"the data module's seed must not be negative, got {seed}")
-        for augmentation in augment:
+        for augmentation in augment or ():
             augmentation.check(source.spec)
         self.source = source
         self.batch_size = batch_size
-        self.augment = tuple(augment)
+        self.augment = tuple(augment or ())
         self.eval_batch_size = eval_batch_size
         self.on_device = on_device
         self.seed = seed

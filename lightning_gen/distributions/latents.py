@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_gen.bijections import AffineAutoregressive, Bijection, Chain, Reverse
+from lightning_gen.bijections import AffineAutoregressive, Bijection, Chain, ElementwiseAffine, Reverse
 from lightning_gen.errors import InputError
 
 LOG_2PI = math.log(2 * math.pi)
@@ -138,7 +138,8 @@ class FullPosterior(Posterior):
 
     def log_prob(self, theta: Tensor, latent: Tensor) -> Tensor:
         mean, factor, log_det = self._parts(theta)
-        noise = torch.linalg.solve_triangular(factor, (latent - mean)[..., None], upper=False)[..., 0]
+        # All latents of an image as columns of one system: as systems of their own each would have its own factor.
+        noise = torch.linalg.solve_triangular(factor, (latent - mean).permute(1, 2, 0), upper=False).permute(2, 0, 1)
         return normal_nats(noise) - log_det
 
     def mean(self, theta: Tensor) -> Tensor:
@@ -332,8 +333,8 @@ class FlowPrior(Prior):
 
     .. math:: \log p(z) = \log N(f(z); 0, I) + \log |\det \partial f / \partial z|
 
-    With autoregressive steps, densities take one pass and samples D passes (Papamakarios et al. 2017). Given the
-    coordinates before it, none is narrower than N(0, 1): the scale of latents is the encoder's to choose.
+    With autoregressive steps, densities take one pass and samples D passes (Papamakarios et al. 2017). Their gates only
+    shrink what they are given, which widens p(z); a scale of each coordinate before them lets it be narrow, too.
 
     Args:
         latent_dim: length D of a latent.
@@ -348,7 +349,7 @@ class FlowPrior(Prior):
         super().__init__(latent_dim)
         check_dims(self, steps=steps)
         self.steps = steps
-        maps: list[Bijection] = []
+        maps: list[Bijection] = [ElementwiseAffine(latent_dim)]
         for step in range(steps):
             maps += [Reverse()] if step else []
             maps.append(AffineAutoregressive(latent_dim, width))

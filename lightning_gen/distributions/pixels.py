@@ -81,6 +81,7 @@ class BernoulliPixels(PixelLikelihood):
         return self.spec.channels
 
     def place_nats(self, levels: Tensor, theta: Tensor) -> Tensor:
+        (theta,) = self._grouped(theta, self.planes)
         return -F.binary_cross_entropy_with_logits(theta, levels.to(theta.dtype), reduction="none").sum(1)
 
     def sample(self, theta: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -133,6 +134,12 @@ class BinnedPixels(PixelLikelihood):
         return low, (centre + self.half_bin).masked_fill(levels == self.spec.levels - 1, OPEN)
 
 
+def check_smallest(owner: object, smallest: float) -> None:
+    """Raise InputError for a lower bound of scales that is none, or wider than the levels are apart at most."""
+    if not 0 < smallest < 1:
+        raise InputError(f"{type(owner).__name__}: smallest must be above 0 and below 1, got {smallest}")
+
+
 class GaussianPixels(BinnedPixels):
     r"""Gaussians of learnt mean and scale, integrated over the bins of the levels.
 
@@ -146,15 +153,14 @@ class GaussianPixels(BinnedPixels):
         smallest: lower bound of :math:`\sigma`, in unit values: below a fraction of a bin nothing is won.
 
     Raises:
-        InputError: for another scale, or a bound that is not above 0.
+        InputError: for another scale, or a bound outside (0, 1).
     """
 
     def __init__(self, spec: ImageSpec, scale: str = "pixel", smallest: float = 1e-3):
         super().__init__(spec)
         if scale not in ("pixel", "shared"):
             raise InputError(f"GaussianPixels: scale must be pixel or shared, got {scale!r}")
-        if not smallest > 0:
-            raise InputError(f"GaussianPixels: smallest must be above 0, got {smallest}")
+        check_smallest(self, smallest)
         self.scale = scale
         self.smallest = smallest
         self.log_sigma = nn.Parameter(torch.tensor(-1.0)) if scale == "shared" else None
@@ -202,15 +208,14 @@ class LogisticPixels(BinnedPixels):
         smallest: lower bound of the scales s, in unit values.
 
     Raises:
-        InputError: for numbers that are not above 0.
+        InputError: for fewer than 1 component, or a bound outside (0, 1).
     """
 
     def __init__(self, spec: ImageSpec, components: int = 5, smallest: float = 1e-3):
         super().__init__(spec)
         if components < 1:
             raise InputError(f"LogisticPixels: components must be at least 1, got {components}")
-        if not smallest > 0:
-            raise InputError(f"LogisticPixels: smallest must be above 0, got {smallest}")
+        check_smallest(self, smallest)
         self.components = components
         self.smallest = smallest
 
@@ -233,10 +238,10 @@ class LogisticPixels(BinnedPixels):
         return logits, means, log_scales.unflatten(1, (k, c)), torch.tanh(couplings.unflatten(1, (k, self._pairs)))
 
     def _coupled(self, means: Tensor, couplings: Tensor, before: Tensor, c: int) -> Tensor:
-        """Return means (B, K, H, W) of channel ``c``, given the unit values of the channels before it."""
+        """Return means (B, K, H, W) of channel ``c``, given unit values (B, 1 or K, C, H, W) of the channels before."""
         mean = means[:, :, c]
         for d in range(c):
-            mean = mean + couplings[:, :, c * (c - 1) // 2 + d] * before[:, None, d]
+            mean = mean + couplings[:, :, c * (c - 1) // 2 + d] * before[:, :, d]
         return mean
 
     def place_nats(self, levels: Tensor, theta: Tensor) -> Tensor:
@@ -245,7 +250,7 @@ class LogisticPixels(BinnedPixels):
         nats = torch.log_softmax(logits, 1)
         for c in range(self.spec.channels):
             level, inverse = levels[:, None, c], (-log_scales[:, :, c]).exp()
-            from_mean = unit[:, None, c] - self._coupled(means, couplings, unit, c)
+            from_mean = unit[:, None, c] - self._coupled(means, couplings, unit[:, None], c)
             low, high = (from_mean - self.half_bin) * inverse, (from_mean + self.half_bin) * inverse
             inside = torch.log(-torch.expm1(-2 * self.half_bin * inverse))
             nats = (
@@ -264,7 +269,7 @@ class LogisticPixels(BinnedPixels):
         unit = torch.empty(len(theta), 0, *theta.shape[2:], dtype=theta.dtype, device=theta.device)
         for c in range(self.spec.channels):
             uniform = torch.empty_like(logits[:, :1]).uniform_(generator=generator).clamp(1e-6, 1 - 1e-6)
-            mean = self._coupled(means, couplings, unit, c).gather(1, chosen)
+            mean = self._coupled(means, couplings, unit[:, None], c).gather(1, chosen)
             scale = log_scales[:, :, c].gather(1, chosen).exp()
             levels.append(self.spec.to_levels(mean + scale * torch.logit(uniform)))
             unit = torch.cat([unit, self.spec.to_unit(levels[-1], theta.dtype)], 1)
@@ -272,9 +277,8 @@ class LogisticPixels(BinnedPixels):
 
     def mean(self, theta: Tensor) -> Tensor:
         logits, means, _, couplings = self._parts(theta)
-        shares = torch.softmax(logits, 1)
-        unit = torch.empty(len(theta), 0, *theta.shape[2:], dtype=theta.dtype, device=theta.device)
+        each = means[:, :, :0]  # of every component by itself, whose channels alone are coupled
         for c in range(self.spec.channels):
-            mean = (shares * self._coupled(means, couplings, unit, c)).sum(1, keepdim=True)
-            unit = torch.cat([unit, mean.clamp(-1, 1)], 1)
-        return unit
+            mean = self._coupled(means, couplings, each, c)
+            each = torch.cat([each, mean[:, :, None].clamp(-1, 1)], 2)
+        return (torch.softmax(logits, 1)[:, :, None] * each).sum(1)

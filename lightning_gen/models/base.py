@@ -120,6 +120,28 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
+def probe(owner: nn.Module, part: nn.Module, *inputs: Tensor | None) -> Tensor:
+    """Return what a network makes of inputs in eval mode, without gradients: whether it is of the right kind.
+
+    Args:
+        owner: whose network it is, named in messages.
+        part: the network.
+        inputs: examples.
+
+    Raises:
+        InputError: for a network that cannot be called so.
+    """
+    with evaluating(part):
+        try:
+            return part(*inputs)
+        except (TypeError, RuntimeError) as error:
+            shapes = ", ".join("labels" if x is None or x.ndim == 1 else str(tuple(x.shape)) for x in inputs)
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"{type(owner).__name__}: {type(part).__name__} cannot be called with {shapes}: {reason}"
+            ) from error
+
+
 def keyed_seed(*key: int | str) -> int:
     """Return a 63-bit seed that depends only on ``key``, the same on every machine."""
     digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()

@@ -92,11 +92,11 @@ class HierarchicalVAE(VariationalModel):
         labels = self._checked(labels, len(levels))
         with evaluating(self):
             seen = self.network.look(self.spec.to_unit(levels, self.dtype))
-            noise = torch.zeros(len(levels), self.latent_dim, device=self.device, dtype=self.dtype)
+            noise = torch.zeros(len(levels), self.latent_dim, device=self.device, dtype=self.exact_dtype)
             return self.network(noise, seen, labels).noise
 
     def planes_of(self, latent: Tensor, labels: Tensor | None) -> Tensor:
-        return self.network(latent.to(self.dtype), None, labels).planes
+        return self.network(latent.to(self.exact_dtype), None, labels).planes
 
     # --- large gradients ------------------------------------------------------------------------------------------
 
@@ -126,8 +126,8 @@ class HierarchicalVAE(VariationalModel):
         labels = batch.labels if self.conditional else None
         with evaluating(self):
             size = 1, len(batch.levels), self.latent_dim
-            noise = torch.randn(size, generator=self.random("diagnostics"), device=self.device).to(self.dtype)
-            terms = self.terms(batch.levels, labels, noise)
+            noise = torch.randn(size, generator=self.random("diagnostics"), dtype=torch.float32, device=self.device)
+            terms = self.terms(batch.levels, labels, noise.to(self.exact_dtype))
             layers = terms.kl.mean(0)
             return {
                 **self.sides(batch.levels, terms),

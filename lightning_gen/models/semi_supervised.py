@@ -12,9 +12,10 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_gen.data import Batch
 from lightning_gen.errors import InputError
-from lightning_gen.models.base import Likelihood, evaluating, keyed_seed
+from lightning_gen.models.base import Likelihood, evaluating, keyed_seed, probe
 from lightning_gen.models.vae import VAE
 from lightning_gen.networks.mlp import check_positive
+from lightning_gen.objectives.precision import at_least_float32
 from lightning_gen.spec import ImageSpec
 
 
@@ -78,8 +79,7 @@ class SemiSupervisedVAE(VAE):
         self.labelled = labelled
         self.label_seed = label_seed
         self.alpha = alpha
-        with evaluating(self):
-            logits = self.classifier(torch.zeros(2, *self.spec.shape), None)
+        logits = probe(self, self.classifier, torch.zeros(2, *self.spec.shape), None)
         if logits.shape != (2, self.spec.num_classes):
             raise InputError(
                 f"SemiSupervisedVAE: {type(self.classifier).__name__} must give {self.spec.num_classes} numbers, one "
@@ -147,7 +147,7 @@ class SemiSupervisedVAE(VAE):
 
     def _log_classes(self, levels: Tensor) -> Tensor:
         logits = self.classifier(self.spec.to_unit(levels, self.dtype), None)
-        return torch.log_softmax(logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits, 1)
+        return torch.log_softmax(at_least_float32(logits), 1)
 
     def likelihood(self, levels: Tensor, labels: Tensor | None = None) -> Likelihood:
         r"""Return the importance-weighted bound on log p(x | y), or without labels on

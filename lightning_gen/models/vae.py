@@ -18,7 +18,7 @@ from lightning_gen.distributions import (
     StandardNormal,
 )
 from lightning_gen.errors import InputError
-from lightning_gen.models.base import evaluating, full_precision
+from lightning_gen.models.base import evaluating, full_precision, probe
 from lightning_gen.models.variational import VariationalModel
 from lightning_gen.objectives import Terms, VariationalObjective
 from lightning_gen.samplers import PriorSampler
@@ -99,20 +99,19 @@ class VAE(VariationalModel):
             )
         self._check_temperature()
         labels = torch.zeros(2, dtype=torch.int64) if self.spec.num_classes else None
-        with evaluating(self):
-            theta = self.encoder(torch.zeros(2, *self.spec.shape), labels)
-            if theta.shape != (2, self.posterior.outputs):
-                raise InputError(
-                    f"VAE: {names['encoder']} must give {self.posterior.outputs} numbers for {names['posterior']}, and "
-                    f"gave {tuple(theta.shape[1:])}"
-                )
-            planes = self.decoder(torch.zeros(2, self.latent_dim), labels)
-            expected = self.pixels.planes, self.spec.height, self.spec.width
-            if planes.shape != (2, *expected):
-                raise InputError(
-                    f"VAE: {names['decoder']} must give {expected} for {names['pixels']}, and gave "
-                    f"{tuple(planes.shape[1:])}"
-                )
+        theta = probe(self, self.encoder, torch.zeros(2, *self.spec.shape), labels)
+        if theta.shape != (2, self.posterior.outputs):
+            raise InputError(
+                f"VAE: {names['encoder']} must give {self.posterior.outputs} numbers for {names['posterior']}, and "
+                f"gave {tuple(theta.shape[1:])}"
+            )
+        planes = probe(self, self.decoder, torch.zeros(2, self.latent_dim), labels)
+        expected = self.pixels.planes, self.spec.height, self.spec.width
+        if planes.shape != (2, *expected):
+            raise InputError(
+                f"VAE: {names['decoder']} must give {expected} for {names['pixels']}, and gave "
+                f"{tuple(planes.shape[1:])}"
+            )
 
     @property
     def conditional(self) -> bool:

@@ -22,6 +22,8 @@ from lightning_gen.samplers import PriorSampler
 from lightning_gen.spec import ImageSpec
 
 ROWS_AT_ONCE = 8192  # decoded images: a bound of many importance samples must not take memory in proportion
+NUMBERS_AT_ONCE = 2**26  # of one map of theirs: large images are decoded fewer at once
+COMMON_WIDTH = 64  # of a network's largest map, where the likelihood does not need more
 MOST_PIXELS = 2**26  # that independent pixels are fitted to: a few seconds, once
 
 
@@ -176,16 +178,25 @@ class VariationalModel(GenerativeModule):
         """
         self.spec.check(levels)
         labels = self._checked(labels, len(levels))
-        count = self.importance_samples
-        at_once = max(1, ROWS_AT_ONCE // max(1, len(levels)))
-        found = []
+        place = max(self.pixels.planes, COMMON_WIDTH)
+        rows = max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // (place * self.spec.height * self.spec.width)))
         with evaluating(self):
-            for first in range(0, count, at_once):
-                size = min(at_once, count - first), len(levels), self.latent_dim
-                noise = torch.randn(size, device=self.device, dtype=torch.float32).to(self.exact_dtype)
-                found.append(self.terms(levels, labels, noise, exact_kl=False).log_weights.double())
-        nats = torch.logsumexp(torch.cat(found), 0) - math.log(count)
-        return Likelihood(nats, "bound", count)
+            parts = [
+                self._bound(levels[i : i + rows], None if labels is None else labels[i : i + rows], rows)
+                for i in range(0, len(levels), rows)
+            ]
+        nats = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64, device=self.device)
+        return Likelihood(nats, "bound", self.importance_samples)
+
+    def _bound(self, levels: Tensor, labels: Tensor | None, rows: int) -> Tensor:
+        """Return the importance-weighted bound, float64 nats (B,), decoding about ``rows`` latents at once."""
+        count, found = self.importance_samples, []
+        at_once = max(1, rows // len(levels))
+        for first in range(0, count, at_once):
+            size = min(at_once, count - first), len(levels), self.latent_dim
+            noise = torch.randn(size, device=self.device, dtype=torch.float32).to(self.exact_dtype)
+            found.append(self.terms(levels, labels, noise, exact_kl=False).log_weights.double())
+        return torch.logsumexp(torch.cat(found), 0) - math.log(count)
 
     def _checked(self, labels: Tensor | None, n: int) -> Tensor | None:
         if not self.conditional:
@@ -199,9 +210,12 @@ class VariationalModel(GenerativeModule):
         with evaluating(self):
             return self.spec.to_levels(self.pixels.mean(self._planes(latent, labels)))
 
-    def _planes(self, latent: Tensor, labels: Tensor | None) -> Tensor:
+    def _check_latent(self, latent: Tensor) -> None:
         if latent.ndim != 2 or latent.shape[1] != self.latent_dim:
             raise InputError(f"{self._name}: latents are (B, {self.latent_dim}), got {tuple(latent.shape)}")
+
+    def _planes(self, latent: Tensor, labels: Tensor | None) -> Tensor:
+        self._check_latent(latent)
         return self.planes_of(latent, self._checked(labels, len(latent))).float()
 
     def sample(self, n: int, labels: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
@@ -231,11 +245,15 @@ class VariationalModel(GenerativeModule):
             return self.prior.sample(n, generator)
 
     def log_prior(self, latent: Tensor) -> Tensor:
-        """Return log p(z), nats (B,), differentiably."""
+        """Return log p(z), nats (B,), of latents (B, D), differentiably."""
+        self._check_latent(latent)
         return self.prior.log_prob(latent)
 
     def log_conditional(self, levels: Tensor, latent: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return log p(x | z), nats (B,), of levels (B, C, H, W) and latents (B, D), differentiably in the latter."""
+        self._check_latent(latent)
+        if len(latent) != len(levels):
+            raise InputError(f"{self._name}: each image needs one latent, got {len(latent)} of {len(levels)} images")
         return self.log_conditional_of_many(levels, latent[None], self._checked(labels, len(latent)))[0]
 
     def draw_levels(

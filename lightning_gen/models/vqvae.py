@@ -21,13 +21,16 @@ from lightning_gen.models.base import (
     Likelihood,
     evaluating,
     full_precision,
+    probe,
 )
 from lightning_gen.models.checkpoint import load, read_checkpoint
 from lightning_gen.networks.quantize import Quantized, Quantizer, VectorQuantizer, perplexity
+from lightning_gen.objectives.precision import at_least_float32
 from lightning_gen.samplers.codes import CodeSampler
 from lightning_gen.spec import ImageSpec
 
 HISTOGRAM_HALF_LIFE = 10_000  # images
+MOST_CELLS = 2**27  # of all histograms together: half a GiB
 UNSEEN = 0.5  # uses that each code has in each histogram beforehand (Krichevsky and Trofimov 1981)
 
 
@@ -91,21 +94,26 @@ class VQVAE(GenerativeModule):
     def _check_parts(self) -> tuple[int, int]:
         """Return height and width of the grid."""
         names = {name: type(part).__name__ for name, part in self.named_children()}
-        with evaluating(self):
-            grid = self.encoder(torch.zeros(2, *self.spec.shape))
-            if grid.ndim != 4 or grid.shape[:2] != (2, self.quantizer.dim):
-                raise InputError(
-                    f"VQVAE: {names['encoder']} must give ({self.quantizer.dim}, h, w) for {names['quantizer']}, and "
-                    f"gave {tuple(grid.shape[1:])}"
-                )
-            planes = self.decoder(torch.zeros_like(grid))
-            expected = self.pixels.planes, self.spec.height, self.spec.width
-            if planes.shape != (2, *expected):
-                raise InputError(
-                    f"VQVAE: {names['decoder']} must give {expected} for {names['pixels']}, and gave "
-                    f"{tuple(planes.shape[1:])}: as many halvings as the encoder's?"
-                )
-        return grid.shape[2], grid.shape[3]
+        grid = probe(self, self.encoder, torch.zeros(2, *self.spec.shape))
+        if grid.ndim != 4 or grid.shape[:2] != (2, self.quantizer.dim):
+            raise InputError(
+                f"VQVAE: {names['encoder']} must give ({self.quantizer.dim}, h, w) for {names['quantizer']}, and gave "
+                f"{tuple(grid.shape[1:])}"
+            )
+        planes = probe(self, self.decoder, torch.zeros_like(grid))
+        expected = self.pixels.planes, self.spec.height, self.spec.width
+        if planes.shape != (2, *expected):
+            raise InputError(
+                f"VQVAE: {names['decoder']} must give {expected} for {names['pixels']}, and gave "
+                f"{tuple(planes.shape[1:])}: as many halvings as the encoder's?"
+            )
+        height, width = grid.shape[2:]
+        if height * width * self.quantizer.codes > MOST_CELLS:
+            raise InputError(
+                f"VQVAE: {self.quantizer.codes:,} codes at {height}x{width} places are too many to count each: take "
+                "fewer codes"
+            )
+        return height, width
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimizer(self.parameters())
@@ -113,6 +121,11 @@ class VQVAE(GenerativeModule):
     # --- training -------------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
+        if str(self.trainer.precision) in ("16-true", "bf16-true"):
+            raise InputError(
+                f"VQVAE: uses of codes are averaged in float32, which trainer.precision {self.trainer.precision} has "
+                "not: use bf16-mixed"
+            )
         if self.sampler.prior is not None:
             raise InputError(
                 "sampler.prior is fitted to the codes of a trained model, which training would change: leave it out"
@@ -149,8 +162,7 @@ class VQVAE(GenerativeModule):
 
     def encode_to_map(self, levels: Tensor) -> Tensor:
         """Return what is quantized, (B, D, h, w), of levels (B, C, H, W)."""
-        z = self.encoder(self.spec.to_unit(levels, self.dtype))
-        return z.float() if z.dtype in (torch.bfloat16, torch.float16) else z
+        return at_least_float32(self.encoder(self.spec.to_unit(levels, self.dtype)))
 
     def quantize(self, z: Tensor) -> Quantized:
         """Quantize a map (B, D, h, w), in full precision."""
@@ -159,9 +171,8 @@ class VQVAE(GenerativeModule):
 
     def log_conditional(self, levels: Tensor, values: Tensor) -> Tensor:
         """Return log p(x | e), nats (B,), of levels (B, C, H, W) and codes' values (B, D, h, w)."""
-        planes = self.decoder(values)
+        planes = at_least_float32(self.decoder(values))
         with full_precision(self.device.type):
-            planes = planes.float() if planes.dtype in (torch.bfloat16, torch.float16) else planes
             return self.pixels.log_prob(levels, planes)
 
     # --- the prior ------------------------------------------------------------------------------------------------

@@ -88,15 +88,16 @@ class LadderLayer(nn.Module):
     def forward(self, path: Tensor, seen: Tensor | None, noise: Tensor) -> tuple[Tensor, ...]:
         """Return (path, log p, log q, KL, the latent as the prior's noise), noise being (N, numbers)."""
         c = self.latent_channels
+        # Densities in the precision of the noise, whatever that of the convolutions.
         mean, log_sigma, feature = self.prior(path).split((c, c, path.shape[1]), 1)
-        log_sigma = log_sigma.clamp(-WIDEST, WIDEST)
+        mean, log_sigma = mean.to(noise.dtype), log_sigma.to(noise.dtype).clamp(-WIDEST, WIDEST)
         noise = noise.unflatten(1, (c, self.side, self.side))
         if seen is None:
             latent = mean + log_sigma.exp() * noise
             standard, own_nats = noise, None
         else:
             own_mean, own_log_sigma = self.posterior(torch.cat([path, seen], 1)).chunk(2, 1)
-            own_log_sigma = own_log_sigma.clamp(-WIDEST, WIDEST)
+            own_mean, own_log_sigma = own_mean.to(noise.dtype), own_log_sigma.to(noise.dtype).clamp(-WIDEST, WIDEST)
             latent = own_mean + own_log_sigma.exp() * noise
             standard = (latent - mean) * (-log_sigma).exp()
             own_nats = _nats(noise, own_log_sigma)
@@ -107,7 +108,7 @@ class LadderLayer(nn.Module):
             shift = (own_mean - mean) * (-log_sigma).exp()
             each = 0.5 * (ratio.square() + shift.square() - 1) - (own_log_sigma - log_sigma)
             divergence = each.flatten(1).sum(1)
-        path = self.block(path + feature + self.read(latent))
+        path = self.block(path + feature + self.read(latent.to(path.dtype)))
         return path, nats, nats if own_nats is None else own_nats, divergence, standard.flatten(1)
 
 
@@ -250,7 +251,7 @@ class LadderNetwork(nn.Module):
             labels: classes (N,), if conditional.
         """
         n = len(noise)
-        path = noise.new_zeros(n, *self.beginnings[0].shape)
+        path = self.beginnings[0].new_zeros(n, *self.beginnings[0].shape)
         if self.of_class is not None:
             if labels is None:
                 raise InputError("LadderNetwork is class-conditional: give labels")

@@ -120,8 +120,8 @@ class VectorQuantizer(Quantizer):
         check_positive(self, dim=dim, revive_after=revive_after)
         if codes < 2:
             raise InputError(f"VectorQuantizer: codes must be at least 2, got {codes}")
-        if not commitment >= 0:
-            raise InputError(f"VectorQuantizer: commitment must be at least 0, got {commitment}")
+        if not 0 <= commitment < math.inf:
+            raise InputError(f"VectorQuantizer: commitment must be at least 0 and finite, got {commitment}")
         if not half_life > 0:
             raise InputError(f"VectorQuantizer: half_life must be above 0 images, got {half_life}")
         self.codes = codes
@@ -215,8 +215,8 @@ class FSQ(Quantizer):
         super().__init__()
         if not levels or min(levels) < 2:
             raise InputError(f"FSQ: levels must be at least 2 for each of at least one coordinate, got {list(levels)}")
-        if not commitment >= 0:
-            raise InputError(f"FSQ: commitment must be at least 0, got {commitment}")
+        if not 0 <= commitment < math.inf:
+            raise InputError(f"FSQ: commitment must be at least 0 and finite, got {commitment}")
         self.levels = tuple(levels)
         self.commitment = commitment
         self.dim = len(self.levels)

@@ -88,6 +88,14 @@ class VariationalObjective(ABC):
         """Return the loss of each image, nats (B,)."""
 
 
+def check_weights(owner: object, **values: float) -> None:
+    """Raise InputError unless every value is a finite number of at least 0."""
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            finite = " and finite" if value == math.inf else ""
+            raise InputError(f"{type(owner).__name__}: {name} must be at least 0{finite}, got {value}")
+
+
 class ELBO(VariationalObjective):
     r"""Negative evidence lower bound (Kingma and Welling 2014), with its usual changes, all off by default.
 
@@ -104,7 +112,7 @@ class ELBO(VariationalObjective):
         warmup: images over which the weight of the divergence rises from 0.
 
     Raises:
-        InputError: for a negative number, or a capacity together with free bits.
+        InputError: for a number that is negative or not finite, or a capacity together with free bits.
     """
 
     def __init__(
@@ -117,14 +125,9 @@ class ELBO(VariationalObjective):
         warmup: int = 0,
     ):
         super().__init__(samples, warmup)
-        for name, value in {
-            "beta": beta,
-            "free_bits": free_bits,
-            "capacity": capacity,
-            "capacity_images": capacity_images,
-        }.items():
-            if value is not None and not value >= 0:
-                raise InputError(f"ELBO: {name} must be at least 0, got {value}")
+        check_weights(self, beta=beta, free_bits=free_bits, capacity_images=capacity_images)
+        if capacity is not None:
+            check_weights(self, capacity=capacity)
         if capacity is not None and free_bits:
             raise InputError("ELBO: capacity and free_bits contradict each other: give one of them")
         self.beta = beta
@@ -161,16 +164,14 @@ class BetaTCVAE(VariationalObjective):
         warmup: images over which all three rise from 0.
 
     Raises:
-        InputError: for a negative number.
+        InputError: for a number that is negative or not finite.
     """
 
     needs_moments = True
 
     def __init__(self, alpha: float = 1.0, beta: float = 6.0, gamma: float = 1.0, warmup: int = 0):
         super().__init__(1, warmup)
-        for name, value in {"alpha": alpha, "beta": beta, "gamma": gamma}.items():
-            if not value >= 0:
-                raise InputError(f"BetaTCVAE: {name} must be at least 0, got {value}")
+        check_weights(self, alpha=alpha, beta=beta, gamma=gamma)
         self.alpha = alpha
         self.beta = beta
         self.gamma = gamma
@@ -205,14 +206,14 @@ class InfoVAE(VariationalObjective):
         warmup: images over which both divergences rise from 0.
 
     Raises:
-        InputError: for weights that are negative in sum.
+        InputError: for weights that are negative in sum, or not finite.
     """
 
     draws_prior = True
 
     def __init__(self, alpha: float = 0.0, scale: float = 100.0, warmup: int = 0):
         super().__init__(1, warmup)
-        if not (alpha <= 1 and alpha + scale >= 1):  # refuses nan, too
+        if not (-math.inf < alpha <= 1 <= alpha + scale < math.inf):  # refuses nan, too
             raise InputError(f"InfoVAE: alpha must be at most 1, and alpha + scale at least 1, got {alpha} and {scale}")
         self.alpha = alpha
         self.scale = scale

@@ -21,12 +21,12 @@ class LatentSampler:
             :math:`\bar w + \psi (w - \bar w)` (Karras et al. 2019); 1 for none.
 
     Raises:
-        InputError: for a temperature or truncation that is not above 0, or a psi that is not finite.
+        InputError: for a temperature or truncation that is not above 0, or a temperature or psi that is not finite.
     """
 
     def __init__(self, temperature: float = 1.0, truncation: float | None = None, psi: float = 1.0):
-        if not temperature > 0:  # refuses nan, too
-            raise InputError(f"sampler.temperature must be above 0, got {temperature}")
+        if not 0 < temperature < math.inf:  # refuses nan, too
+            raise InputError(f"sampler.temperature must be above 0 and finite, got {temperature}")
         if truncation is not None and not truncation > 0:
             raise InputError(f"sampler.truncation must be above 0, got {truncation}")
         if not math.isfinite(psi):
@@ -58,12 +58,12 @@ class PriorSampler:
             values, the pictures usually shown, which are smoother than p(x).
 
     Raises:
-        InputError: for a temperature that is not above 0, or other pixels.
+        InputError: for a temperature that is not above 0 and finite, or other pixels.
     """
 
     def __init__(self, temperature: float = 1.0, pixels: Literal["sample", "mean"] = "sample"):
-        if not temperature > 0:
-            raise InputError(f"sampler.temperature must be above 0, got {temperature}")
+        if not 0 < temperature < math.inf:
+            raise InputError(f"sampler.temperature must be above 0 and finite, got {temperature}")
         if pixels not in ("sample", "mean"):
             raise InputError(f"sampler.pixels must be sample or mean, got {pixels!r}")
         self.temperature = temperature

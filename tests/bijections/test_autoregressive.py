@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.autograd.functional import jacobian
 
-from lightning_gen.bijections import AffineAutoregressive, Chain, Reverse
+from lightning_gen.bijections import AffineAutoregressive, Chain, ElementwiseAffine, Reverse
 from lightning_gen.errors import InputError
 
 CONTEXT = 3
@@ -29,6 +29,7 @@ def chain(dims: int, context_dim: int) -> Chain:
 KINDS = {
     "step": lambda dims, context_dim: AffineAutoregressive(dims, 16, context_dim),
     "narrow": lambda dims, context_dim: AffineAutoregressive(dims, 2, context_dim),
+    "elementwise": lambda dims, context_dim: ElementwiseAffine(dims),
     "reverse": lambda dims, context_dim: Reverse(),
     "chain": chain,
 }

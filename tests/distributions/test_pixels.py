@@ -141,6 +141,17 @@ def test_means_are_between_the_ends_and_near_those_of_samples(kind):
     assert float((pixels.spec.to_unit(drawn, torch.float64).mean(0) - mean[0]).abs().max()) < close
 
 
+def test_means_of_coupled_channels_are_those_of_each_component():
+    """Components apart, coupled one way each: the mean of a later channel is no function of the earlier one's mean."""
+    pixels = LogisticPixels(ImageSpec(3, 1, 1, 256), components=2)
+    logits, couplings = torch.tensor([0.3, -0.3]), torch.tensor([[2.0, -0.5, 0.4], [-2.0, 0.7, -1.0]])
+    means = torch.tensor([[0.1, 0.1, -0.2], [-0.1, 0.2, 0.1]])
+    theta = torch.cat([logits, means.flatten(), torch.full((6,), -5.0), couplings.flatten()]).double().view(1, -1, 1, 1)
+    drawn = pixels.sample(theta.expand(40_000, -1, -1, -1), torch.Generator().manual_seed(0))
+    expected = pixels.spec.to_unit(drawn, torch.float64).mean(0)
+    torch.testing.assert_close(pixels.mean(theta)[0], expected, rtol=0, atol=0.006)
+
+
 def test_what_does_not_fit_is_refused_by_name():
     with pytest.raises(InputError, match="2 levels, and these have 17"):
         BernoulliPixels(ImageSpec(1, 8, 8, 17))
@@ -148,8 +159,14 @@ def test_what_does_not_fit_is_refused_by_name():
         LogisticPixels(ImageSpec(1, 8, 8, 17), components=0)
     with pytest.raises(InputError, match="smallest must be above 0"):
         GaussianPixels(ImageSpec(1, 8, 8, 17), smallest=0.0)
+    with pytest.raises(InputError, match="smallest must be above 0 and below 1, got inf"):
+        LogisticPixels(ImageSpec(1, 8, 8, 17), smallest=float("inf"))
     with pytest.raises(InputError, match="scale must be pixel or shared"):
         GaussianPixels(ImageSpec(1, 8, 8, 17), scale="both")
+    with pytest.raises(InputError, match="expected 1 planes, got 3"):
+        BernoulliPixels(ImageSpec(1, 8, 8, 2)).log_prob(
+            torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.zeros(1, 3, 8, 8)
+        )
     with pytest.raises(InputError, match="expected 17 planes, got 3"):
         CategoricalPixels(ImageSpec(1, 8, 8, 17)).log_prob(
             torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.zeros(1, 3, 8, 8)

@@ -123,6 +123,37 @@ def test_chunks_of_importance_samples_give_one_bound(monkeypatch):
     torch.testing.assert_close(whole.nats, chunks.nats)
 
 
+def test_large_images_are_decoded_few_at_a_time(monkeypatch):
+    """Neither many importance samples nor many images at once take memory in proportion."""
+    model = make(importance_samples=7)
+    levels, rows = levels_of(model, 10), []
+    monkeypatch.setattr(torch, "randn", lambda size, **options: torch.zeros(size))
+    whole = model.likelihood(levels)
+    model.network.register_forward_hook(lambda network, inputs, found: rows.append(len(inputs[0])))
+    monkeypatch.setattr("lightning_gen.models.variational.NUMBERS_AT_ONCE", 4 * 64 * 16 + 1)
+    found = model.likelihood(levels)
+    torch.testing.assert_close(found.nats, whole.nats)
+    assert max(rows) == 4
+    assert sum(rows) == 7 * 10
+    assert model.likelihood(levels[:0]).nats.shape == (0,)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_half_precision_is_of_the_convolutions_alone(precision, quiet_trainer, make_batches):
+    model, seen = make().float(), []
+    model.network.register_forward_hook(lambda network, inputs, found: seen.append(found))
+    quiet_trainer(precision=precision).fit(model, make_batches(model.spec, 3, 8))
+    assert model.skipped_steps == 0
+    assert len(seen) == 3
+    for found in seen:
+        assert (
+            found.kl.dtype == found.log_prior.dtype == found.log_posterior.dtype == found.noise.dtype == torch.float32
+        )
+    levels = levels_of(model, 4)
+    assert bool(model.likelihood(levels).nats.isfinite().all())
+    assert model.decode(model.encode(levels)).shape == levels.shape
+
+
 def test_labels_choose_where_the_path_begins():
     model = make(network={**SMALL, "conditional": True})
     assert model.conditional

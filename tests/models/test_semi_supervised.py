@@ -33,9 +33,9 @@ model:
 data:
   class_path: lightning_gen.data.ImageDataModule
   init_args: {source: lightning_gen.data.Digits, batch_size: 32}
-budget: {images: 960}
+budget: {images: 640}
 ema: {half_life: 200}
-evaluation: {every: 480}
+evaluation: {every: 320}
 checkpoint: {monitor: val/accuracy, mode: max}
 run: {threads: 1}
 trainer: {accelerator: cpu, devices: 1, enable_progress_bar: false}
@@ -182,7 +182,7 @@ def test_a_run_reports_accuracy_and_draws_classes_and_goes_on_bit_for_bit(tmp_pa
     config = tmp_path / "m2.yaml"
     config.write_text(CONFIG)
     main(["fit", "--config", str(config), "--run.root", str(tmp_path / "whole")])
-    main(["fit", "--config", str(config), "--run.root", str(tmp_path / "half"), "--budget.images", "480"])
+    main(["fit", "--config", str(config), "--run.root", str(tmp_path / "half"), "--budget.images", "320"])
     whole, half = (RunFolder(tmp_path / name / "m2" / "version_0") for name in ("whole", "half"))
     main(["fit", "--config", str(config), "--run.root", str(tmp_path / "half"), "--ckpt_path", str(half.last)])
     one, other = (torch.load(run.last, weights_only=True) for run in (whole, half))

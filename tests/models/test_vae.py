@@ -33,7 +33,7 @@ from lightning_gen.distributions import (
 from lightning_gen.errors import InputError
 from lightning_gen.models import VAE, HasLatent, HasLikelihood
 from lightning_gen.models.base import HasLatentLikelihood
-from lightning_gen.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from lightning_gen.networks import ConvDecoder, ConvEncoder, GridEncoder, MLPDecoder, MLPEncoder
 from lightning_gen.objectives import ELBO, IWAE, BetaTCVAE, DReG, InfoVAE
 from lightning_gen.runs import RunFolder
 from lightning_gen.samplers import AnnealedImportanceSampling, PriorSampler
@@ -544,6 +544,10 @@ class WrappedObjective:
             r"MLPDecoder must give \(17, 8, 8\) for CategoricalPixels, and gave \(4, 8, 8\)",
         ),
         (
+            lambda: make(encoder=GridEncoder),
+            r"VAE: GridEncoder cannot be called with \(2, 1, 8, 8\), labels: .*takes 2",
+        ),
+        (
             lambda: make(ImageSpec(1, 8, 12, 17), encoder=ConvEncoder, decoder=ConvDecoder),
             "ConvEncoder makes square images only, got 8x12",
         ),
@@ -563,6 +567,12 @@ def test_what_does_not_fit_is_refused_when_it_is_given():
         (lambda: model.likelihood(random_levels(DIGITS) + 1), "level 17 is outside 0 .. 16"),
         (lambda: model.decode(torch.zeros(2, 4)), r"latents are \(B, 3\), got \(2, 4\)"),
         (lambda: model.decode(torch.zeros(3)), r"latents are \(B, 3\), got \(3,\)"),
+        (lambda: model.log_prior(torch.zeros(2, 4)), r"latents are \(B, 3\), got \(2, 4\)"),
+        (
+            lambda: model.log_conditional(random_levels(DIGITS), torch.zeros(6, 4)),
+            r"latents are \(B, 3\), got \(6, 4\)",
+        ),
+        (lambda: model.log_conditional(random_levels(DIGITS), torch.zeros(2, 3)), "got 2 of 6 images"),
         (lambda: model.draw_levels(torch.zeros(1, 2, 3)), r"latents are \(B, 3\), got \(1, 2, 3\)"),
     ):
         with pytest.raises(InputError, match=message):
@@ -581,6 +591,11 @@ def test_what_does_not_fit_is_refused_when_it_is_given():
         (["--model.importance_samples=0"], "VAE: importance_samples must be at least 1, got 0"),
         (["--model.objective=IWAE", "--model.objective.samples=0"], "IWAE: samples must be at least 1, got 0"),
         (["--data.source=GaussianGrid", "--data.augment=[]"], "MLPDecoder: conditional needs classes"),
+        (["--data.source=GaussianGrid", "--data.augment=null"], "MLPDecoder: conditional needs classes"),
+        (["--model.latent_dim=null"], "model.latent_dim: must not be null: give a value, or leave it out"),
+        (["--model.prior.components=null"], "model.prior.components"),
+        (["--data.batch_size=null"], "data.batch_size: must not be null"),
+        (["--model.decoder=GridDecoder"], "VAE: GridDecoder cannot be called with (2, 4), labels: "),
     ],
 )
 def test_bad_input_at_the_command_line_is_one_line_and_exit_code_2(arguments, message, tmp_path, capsys):

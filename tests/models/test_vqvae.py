@@ -472,12 +472,23 @@ def test_training_with_a_fitted_prior_is_refused(folder, run, prior, tmp_path, c
             lambda: VQVAE(DIGITS, lightning_gen.networks.MLPEncoder, GridDecoder, adam),
             r"MLPEncoder must give \(32, h, w\) for VectorQuantizer, and gave \(32,\)",
         ),
+        (
+            lambda: VQVAE(DIGITS, partial(GridEncoder, halvings=1), lightning_gen.networks.MLPDecoder, adam),
+            r"MLPDecoder cannot be called with \(2, 32, 4, 4\): .*shapes cannot be multiplied",
+        ),
+        (lambda: tiny(partial(FSQ, levels=[64] * 6)), "68,719,476,736 codes at 1x1 places are too many to count each"),
         (lambda: tiny(partial(VectorQuantizer, codes=257)).code_spec, "257 codes cannot be the levels of images"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_at_construction(make, problem):
     with pytest.raises(InputError, match=problem):
         make()
+
+
+def test_histograms_in_half_precision_are_refused(quiet_trainer):
+    trainer = quiet_trainer(max_steps=1, precision="bf16-true")
+    with pytest.raises(InputError, match=r"in float32, which trainer\.precision bf16-true has not: use bf16-"):
+        trainer.fit(tiny(), ImageDataModule(TinyImages(), batch_size=8))
 
 
 def test_codes_that_do_not_exist_are_refused():

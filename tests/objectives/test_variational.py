@@ -363,6 +363,8 @@ def test_losses_are_of_each_image(objective):
     [
         (lambda: ELBO(beta=-1), "ELBO: beta must be at least 0, got -1"),
         (lambda: ELBO(beta=math.nan), "ELBO: beta must be at least 0, got nan"),
+        (lambda: ELBO(beta=math.inf), "ELBO: beta must be at least 0 and finite, got inf"),
+        (lambda: InfoVAE(scale=math.inf), "InfoVAE: alpha must be at most 1, and alpha \\+ scale at least 1"),
         (lambda: ELBO(free_bits=-0.1), "ELBO: free_bits must be at least 0, got -0.1"),
         (lambda: ELBO(capacity=-5.0), "ELBO: capacity must be at least 0, got -5.0"),
         (lambda: ELBO(capacity=5.0, capacity_images=-1), "ELBO: capacity_images must be at least 0, got -1"),

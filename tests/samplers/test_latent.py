@@ -76,9 +76,10 @@ def test_the_generator_is_the_only_source_of_randomness(sampler):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"temperature": 0}, "sampler.temperature must be above 0, got 0"),
-        ({"temperature": -1.0}, "sampler.temperature must be above 0, got -1.0"),
-        ({"temperature": float("nan")}, "sampler.temperature must be above 0, got nan"),
+        ({"temperature": 0}, "sampler.temperature must be above 0 and finite, got 0"),
+        ({"temperature": -1.0}, "sampler.temperature must be above 0 and finite, got -1.0"),
+        ({"temperature": float("inf")}, "sampler.temperature must be above 0 and finite, got inf"),
+        ({"temperature": float("nan")}, "sampler.temperature must be above 0 and finite, got nan"),
         ({"truncation": 0}, "sampler.truncation must be above 0, got 0"),
         ({"truncation": -0.5}, "sampler.truncation must be above 0, got -0.5"),
         ({"truncation": float("nan")}, "sampler.truncation must be above 0, got nan"),
