@@ -87,9 +87,10 @@ def test_the_name_says_family_variant_and_data(path):
     assert data.replace("-", "") in source
 
 
-# Networks for a GPU take their time on a CPU.
+# Networks for larger images take their time, and are those of the configs for digits.
+LARGE = ("fashion-mnist", "cifar10")
 WITH_LARGE_ONES_SLOW = [
-    pytest.param(path, marks=pytest.mark.slow) if "cifar10" in path.name else path for path in CONFIGS
+    pytest.param(path, marks=pytest.mark.slow) if any(word in path.name for word in LARGE) else path for path in CONFIGS
 ]
 
 
