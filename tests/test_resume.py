@@ -54,7 +54,7 @@ def undisturbed(tmp_path_factory) -> RunFolder:
     return run
 
 
-@pytest.mark.parametrize("images", [3_500, 9_000])
+@pytest.mark.parametrize("images", [3_500, pytest.param(9_000, marks=pytest.mark.slow)])
 def test_sigkill_then_last_is_bit_exact(images, undisturbed, tmp_path):
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command("--run.root", str(tmp_path)), stdout=log, stderr=log)
@@ -85,7 +85,9 @@ def test_sigkill_then_last_is_bit_exact(images, undisturbed, tmp_path):
     }
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_signal_saves_and_ends(signum, code, undisturbed, tmp_path):
     log = tmp_path / "log"
     with log.open("w") as file:

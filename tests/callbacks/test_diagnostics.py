@@ -547,7 +547,7 @@ def test_a_warm_up_whose_latents_cost_too_much_is_not_suspected(tmp_path, capsys
     assert said(capsys) == []
 
 
-@pytest.mark.parametrize("name", ["quickstart", "gan/mlp-digits"])
+@pytest.mark.parametrize("name", ["quickstart", pytest.param("gan/mlp-digits", marks=pytest.mark.slow)])
 def test_configs_that_learn_are_not_suspected(name, tmp_path, capsys):
     config = str(Path(__file__).parents[2] / "configs" / f"{name}.yaml")
     arguments = ["--budget.images=30000", "--evaluation.every=5000", "--evaluation.n=200", "--schedule.images=1000000"]

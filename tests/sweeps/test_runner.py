@@ -327,7 +327,7 @@ def start_sweep(tmp_path: Path, **options) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", SWEEP, json.dumps(given)], stdout=log, stderr=log)
 
 
-@pytest.mark.parametrize("graceful", [True, False])
+@pytest.mark.parametrize("graceful", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_after_sigkill_of_the_sweep_no_run_is_left_and_the_next_one_continues(graceful, make, tmp_path):
     study = make(evaluations=25, pause=0.1, graceful=graceful, x={"values": [0, 1, 2, 3]})()
     sweep = start_sweep(tmp_path)
