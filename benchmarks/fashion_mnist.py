@@ -26,7 +26,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from digits import Scorer, config_row, criterion, printer, row, run_script, scoring, surroundings, train_at_once
+from digits import (
+    Scorer,
+    add_checkpoint_option,
+    add_run_options,
+    config_row,
+    criterion,
+    printer,
+    row,
+    run_script,
+    scoring,
+    surroundings,
+    train_at_once,
+    with_budget,
+)
 
 from lightning_gen.data import FashionMNIST
 from lightning_gen.metrics import FashionMNISTExtractor
@@ -52,17 +65,11 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--config", action="extend", nargs="+", required=True, help="configs of `lightning fit`")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--n", type=int, default=10_000, help="samples of every row but the floor")
-    parser.add_argument("--part", choices=("val", "test"), default="val", help="the held-out part")
-    parser.add_argument("--images", type=int, default=None, help="images seen by every config, in place of its budget")
-    parser.add_argument("--jobs", type=int, default=1, help="runs to train at once, each on one thread")
     parser.add_argument("--root", default=None, help="folder of Fashion-MNIST's files")
-    parser.add_argument("--runs", default=None, help="folder of runs, kept; a temporary one if not given")
-    parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="of a run")
-    options = parser.parse_args(args)
-    options.budget = None if options.images is None else {"images": options.images, "minutes": None}
-    return options
+    add_run_options(parser)
+    add_checkpoint_option(parser)
+    parser.add_argument("--n", type=int, default=10_000, help="samples of every row but the floor")
+    return with_budget(parser.parse_args(args))
 
 
 def main(args: Sequence[str] | None = None) -> None:

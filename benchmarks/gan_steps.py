@@ -607,15 +607,40 @@ def compare_sides(make: Callable[[], GAN], data: ImageDataModule, steps: int) ->
     ours.optimizers = lambda use_pl_optimizer: optimizers
     ours.generator_parameters = list(ours.generator.parameters())
     ours.critic_parameters = list(ours.discriminator.parameters())
-    hand = WithTheirNumbers(twin, data)
+    return compare_steps(
+        ours, ours.training_step, twin, WithTheirNumbers(twin, data), ("generator", "discriminator"), steps
+    )
+
+
+def compare_steps(
+    ours: ImageModule,
+    step_of_ours: Callable[[Any, int], Any],
+    twin: ImageModule,
+    hand: Any,
+    networks: Sequence[str],
+    steps: int,
+) -> dict[str, Any]:
+    """Take steps on both sides with equal random numbers, and return how far they differ.
+
+    Args:
+        ours: model in float64.
+        step_of_ours: takes a batch and its number.
+        twin: model of equal weights, which the hand-written loop trains.
+        hand: the loop, which draws its random numbers as ours does.
+        networks: attributes of both models, whose passes are counted.
+        steps: how many.
+
+    Raises:
+        InputError: where they are not the same up to rounding, or make different numbers of passes.
+    """
     hand.augment = ()  # the module's, of which both sides would only draw the same
     losses, passes = 0.0, []
     for step in range(steps):
         batch = hand.stream.at(ours.images_seen)
         hand.batches, hand.figures = iter([batch]), {}
-        for side, network in ((lambda: ours.training_step(batch, step), ours), (hand.step, twin)):  # noqa: B023
+        for side, model in ((lambda: step_of_ours(batch, step), ours), (hand.step, twin)):  # noqa: B023
             torch.manual_seed(step)  # dropout draws from the global generator
-            with count_passes(network.generator, network.discriminator) as counted:
+            with count_passes(*(getattr(model, name) for name in networks)) as counted:
                 side()
             passes.append(dict(counted))
         figures = ours.tracked()

@@ -27,7 +27,6 @@ import argparse
 import json
 import math
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import gan_steps
 from digits import surroundings
-from gan_steps import CLOCKS, PARTS, TOLERANCE, callback_of, count_passes, factory
+from gan_steps import CLOCKS, PARTS, callback_of, compare_steps, factory
 
 from lightning_gen import cli
 from lightning_gen.callbacks import EMA, LearningRate
@@ -220,9 +219,6 @@ def compare_sides(make: Callable[[], VAE], data: ImageDataModule, steps: int = S
     ours, twin = make().double(), make().double()
     twin.load_state_dict(ours.state_dict())
     optimizer = ours.configure_optimizers()
-    hand = WithTheirNumbers(twin, data)
-    hand.augment = ()  # the module's, of which both sides would only draw the same
-    losses, passes = 0.0, []
 
     def step_of_ours(batch: Any, number: int) -> None:  # what Lightning does around a training step
         loss = ours.training_step(batch, number)
@@ -231,28 +227,7 @@ def compare_sides(make: Callable[[], VAE], data: ImageDataModule, steps: int = S
         ours.on_before_optimizer_step(optimizer)
         optimizer.step()
 
-    for step in range(steps):
-        batch = hand.stream.at(ours.images_seen)
-        hand.batches = iter([batch])
-        for side, network in ((lambda: step_of_ours(batch, step), ours), (hand.step, twin)):  # noqa: B023
-            torch.manual_seed(step)  # dropout draws from the global generator
-            with count_passes(network.encoder, network.decoder) as counted:
-                side()
-            passes.append(dict(counted))
-        figures = ours.tracked()
-        if passes[-2] != passes[-1]:
-            raise InputError(f"step {step} takes {passes[-2]} passes here and {passes[-1]} in the hand-written loop")
-        for name, value in hand.figures.items():
-            difference = abs(figures[name] - float(value)) / max(abs(float(value)), 1e-3)
-            losses = max(losses, difference)
-            if not difference < TOLERANCE:
-                raise InputError(f"{name} at step {step} is {figures[name]} here and {float(value)} by hand")
-    pairs = zip(ours.parameters(), twin.parameters(), strict=True)
-    weights = max(float((a - b).detach().abs().max()) for a, b in pairs)
-    if not weights < TOLERANCE:
-        raise InputError(f"weights differ by {weights} after {steps} steps from those of the hand-written loop")
-    total = sum((Counter(counted) for counted in passes[::2]), Counter())
-    return {"steps": steps, "loss_difference": losses, "weight_difference": weights, "passes": dict(total)}
+    return compare_steps(ours, step_of_ours, twin, WithTheirNumbers(twin, data), ("encoder", "decoder"), steps)
 
 
 # --- timing -----------------------------------------------------------------------------------------------------------

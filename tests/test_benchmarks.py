@@ -848,8 +848,8 @@ def test_the_held_out_loss_of_networks_that_say_nothing_is_half_the_square():
     task = vae_pythae.Task(source, torch.from_numpy(source.load("train").levels), 1.0, 1e-3)
     networks = task.networks(0)
     for network in networks:
-        torch.nn.init.zeros_(network.net[-1].weight)
-        torch.nn.init.zeros_(network.net[-1].bias)
+        torch.nn.init.zeros_(network.head[-1].weight)
+        torch.nn.init.zeros_(network.head[-1].bias)
     unit = source.load("val").levels / 8 - 1.0
     found = vae_pythae.held_out_loss(vae_pythae.Trained(*networks, 0, 0.0), task, "val")
     assert found == pytest.approx((unit**2).sum() / 2 / len(unit), rel=1e-5)

@@ -15,7 +15,7 @@ ROOT = Path(lightning_gen.__file__).parent
 ORDER = (
     ("errors",),
     ("spec", "draw"),
-    ("files", "describe", "runs", "shipped"),
+    ("files", "describe", "runs", "shipped", "figures"),
     ("networks",),
     ("bijections",),
     ("distributions",),
@@ -43,6 +43,7 @@ PURE = {
     "files",
     "describe",
     "runs",
+    "figures",
     "networks",
     "distributions",
     "bijections",

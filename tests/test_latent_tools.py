@@ -68,7 +68,7 @@ def checkpoints(tmp_path_factory, quiet_trainer, make_batches) -> dict[str, str]
         "classifier": Classifier(DIGITS, SmallClassifier, partial(SGD, lr=0.1)),
     }
     for prior in (StandardNormal, MixturePrior, FlowPrior):
-        models[prior.__name__].decoder.net[-1].weight.data.mul_(30)
+        models[prior.__name__].decoder.head[-1].weight.data.mul_(30)
     for parameter in (p for name in ("digits", "conditional", "colours") for p in models[name].generator.parameters()):
         parameter.data.mul_(4)  # images with some contrast
     folder = tmp_path_factory.mktemp("checkpoints")

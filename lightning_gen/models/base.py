@@ -456,6 +456,32 @@ class ImageModule(LightningModule):
             if note := getattr(callback, "note_details" if detail else "note_figures", None):
                 note(figures, higher_is_better or {})
 
+    # Callbacks compute the figures that families share, through the protocol; a family may have figures of its own.
+    def take_in(self, batch: Batch) -> None:
+        """Take in one batch of held-out images, towards the figures of :meth:`own_figures`."""
+
+    def own_figures(self) -> tuple[dict[str, float], dict[str, bool]]:
+        """Return the family's own figures of the images taken in since the last call, equal on all ranks, and of those
+        with a direction whether higher is better."""
+        return {}, {}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.take_in(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.take_in(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._report_own_figures("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._report_own_figures("test")
+
+    def _report_own_figures(self, part: str) -> None:
+        figures, better = ({f"{part}/{name}": value for name, value in item.items()} for item in self.own_figures())
+        if figures:
+            self.report(figures, better)
+
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
     def description(self) -> dict[str, Any]:
@@ -576,13 +602,6 @@ class GenerativeModule(ImageModule, ABC):
     def fresh_generator(self) -> torch.Generator:
         """Return a generator on this device, seeded from torch's global one."""
         return torch.Generator(self.device).manual_seed(int(torch.randint(2**62, ())))
-
-    # The figures are computed by callbacks, through the protocol; Lightning runs a loop only where a step exists.
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Nothing: evaluation callbacks read the batch."""
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Nothing: evaluation callbacks read the batch."""
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Draw as many images as the batch has, with its labels where the model takes labels."""

@@ -61,20 +61,14 @@ class Classifier(ImageModule):
         self.count_images(batch)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def take_in(self, batch: Batch) -> None:
         self.accuracy.update(self.network(batch.levels), batch.labels)
 
-    test_step = validation_step
-
-    def on_validation_epoch_end(self) -> None:
-        self._report("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._report("test")
-
-    def _report(self, part: str) -> None:
-        self.report({f"{part}/accuracy": float(self.accuracy.compute())}, {f"{part}/accuracy": True})
+    def own_figures(self) -> tuple[dict[str, float], dict[str, bool]]:
+        """Return the share of images that are recognised as what they are."""
+        accuracy = float(self.accuracy.compute())
         self.accuracy.reset()
+        return {"accuracy": accuracy}, {"accuracy": True}
 
     def forward(self, levels: Tensor) -> Tensor:
         """Return logits (B, num_classes) of levels (B, C, H, W)."""

@@ -168,17 +168,11 @@ class SemiSupervisedVAE(VAE):
 
     # --- how it stands --------------------------------------------------------------------------------------------
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def take_in(self, batch: Batch) -> None:
         self.accuracy.update(self.classify(batch.levels), batch.labels)
 
-    test_step = validation_step
-
-    def on_validation_epoch_end(self) -> None:
-        self._report_accuracy("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._report_accuracy("test")
-
-    def _report_accuracy(self, part: str) -> None:
-        self.report({f"{part}/accuracy": float(self.accuracy.compute())}, {f"{part}/accuracy": True})
+    def own_figures(self) -> tuple[dict[str, float], dict[str, bool]]:
+        """Return the share of images that the classifier recognises as what they are."""
+        accuracy = float(self.accuracy.compute())
         self.accuracy.reset()
+        return {"accuracy": accuracy}, {"accuracy": True}

@@ -335,34 +335,26 @@ class VQVAE(GenerativeModule):
                 "code_cost": -self.code_likelihood(quantized.indices, batch.labels).nats,
             }
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def take_in(self, batch: Batch) -> None:
         quantized = self.quantize(self.encode_to_map(batch.levels))
         uses = torch.bincount(quantized.indices.flatten(), minlength=self.quantizer.codes)
         self._uses = uses if self._uses is None else self._uses + uses
         self._nats += float(self.log_conditional(batch.levels, quantized.values).double().sum())
         self._images += len(batch.levels)
 
-    test_step = validation_step
-
-    def on_validation_epoch_end(self) -> None:
-        self._report("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._report("test")
-
-    def _report(self, part: str) -> None:
+    def own_figures(self) -> tuple[dict[str, float], dict[str, bool]]:
+        """Return what reconstructions cost, codes left out, and how evenly and how many codes are in use."""
         none = torch.zeros(self.quantizer.codes, dtype=torch.int64, device=self.device)
         sums = torch.tensor([self._nats, self._images], dtype=torch.float64, device=self.device)
         total = self.mean_over_ranks(torch.cat([none if self._uses is None else self._uses, sums]))
         uses, (nats, images) = total[:-2], total[-2:]
         self._uses, self._nats, self._images = None, 0.0, 0
-        name = f"{part}/reconstruction_bpd"
         figures = {
-            name: float(bits_per_dimension(nats / images, self.spec)),
-            f"{part}/perplexity": float(perplexity(uses)),
-            f"{part}/used_codes": float((uses > 0).sum()),
+            "reconstruction_bpd": float(bits_per_dimension(nats / images, self.spec)),
+            "perplexity": float(perplexity(uses)),
+            "used_codes": float((uses > 0).sum()),
         }
-        self.report(figures, {name: False})
+        return figures, {"reconstruction_bpd": False}
 
 
 def fingerprint_of_codes(checkpoint: dict[str, Any], path: str) -> str:

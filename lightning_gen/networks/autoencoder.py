@@ -40,6 +40,55 @@ class LabelledRows(nn.Module):
         return torch.cat([rows, F.one_hot(labels.to(torch.int64), self.columns).to(rows.dtype)], 1)
 
 
+class Encoder(nn.Module):
+    """What encoders have in common: ``head(join(body(images), labels))``; the subclass makes ``body`` and ``head``.
+
+    Args:
+        spec: images.
+        conditional: whether labels are joined to what ``body`` makes of an image, one-hot (Sohn et al. 2015).
+
+    Raises:
+        InputError: for a conditional one of images without classes.
+    """
+
+    body: nn.Module
+    head: nn.Module
+
+    def __init__(self, spec: ImageSpec, conditional: bool):
+        super().__init__()
+        self.conditional = conditional
+        self.join = LabelledRows(self, spec, conditional)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map unit images (B, C, H, W) to (B, outputs)."""
+        return self.head(self.join(self.body(images), labels))
+
+
+class Decoder(nn.Module):
+    """What decoders have in common: ``body(head(join(latent, labels)))``; the subclass makes ``head`` and ``body``.
+
+    Args:
+        spec: images.
+        shape: of what ``head`` makes of a latent, as ``body`` takes it: (channels, height, width).
+        conditional: whether labels are joined to the latent, one-hot.
+
+    Raises:
+        InputError: for a conditional one of images without classes.
+    """
+
+    head: nn.Module
+    body: nn.Module
+
+    def __init__(self, spec: ImageSpec, shape: tuple[int, int, int], conditional: bool):
+        super().__init__()
+        self.conditional, self.shape = conditional, shape
+        self.join = LabelledRows(self, spec, conditional)
+
+    def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map latents (B, latent_dim) to (B, planes, H, W)."""
+        return self.body(self.head(self.join(latent, labels)).unflatten(1, self.shape))
+
+
 def perceptron(inputs: int, widths: Sequence[int], outputs: int, dropout: float) -> nn.Sequential:
     """Return Linear -> SiLU (-> dropout) of these widths, and a last Linear."""
     layers: list[nn.Module] = []
@@ -57,7 +106,7 @@ def check_perceptron(owner: nn.Module, widths: Sequence[int], dropout: float, **
         raise InputError(f"{type(owner).__name__}: dropout must be in [0, 1), got {dropout}")
 
 
-class MLPEncoder(nn.Module):
+class MLPEncoder(Encoder):
     """Perceptron from an image of any shape to the numbers that a posterior is made of (Kingma and Welling 2014).
 
     Args:
@@ -79,18 +128,13 @@ class MLPEncoder(nn.Module):
         dropout: float = 0.0,
         conditional: bool = False,
     ):
-        super().__init__()
         check_perceptron(self, widths, dropout, outputs=outputs)
-        self.conditional = conditional
-        self.join = LabelledRows(self, spec, conditional)
-        self.net = perceptron(spec.dims + self.join.columns, widths, outputs, dropout)
-
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map unit images (B, C, H, W) to (B, outputs)."""
-        return self.net(self.join(images.flatten(1), labels))
+        super().__init__(spec, conditional)
+        self.body = nn.Flatten()
+        self.head = perceptron(spec.dims + self.join.columns, widths, outputs, dropout)
 
 
-class MLPDecoder(nn.Module):
+class MLPDecoder(Decoder):
     """Perceptron from a latent to the numbers that a pixel likelihood is made of, for images of any shape.
 
     Args:
@@ -114,19 +158,13 @@ class MLPDecoder(nn.Module):
         dropout: float = 0.0,
         conditional: bool = False,
     ):
-        super().__init__()
         check_perceptron(self, widths, dropout, latent_dim=latent_dim, planes=planes)
-        self.conditional = conditional
-        self.shape = planes, spec.height, spec.width
-        self.join = LabelledRows(self, spec, conditional)
-        self.net = perceptron(latent_dim + self.join.columns, widths, planes * spec.height * spec.width, dropout)
-
-    def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map latents (B, latent_dim) to (B, planes, H, W)."""
-        return self.net(self.join(latent, labels)).unflatten(1, self.shape)
+        super().__init__(spec, (planes, spec.height, spec.width), conditional)
+        self.head = perceptron(latent_dim + self.join.columns, widths, planes * spec.height * spec.width, dropout)
+        self.body = nn.Identity()
 
 
-class ConvEncoder(nn.Module):
+class ConvEncoder(Encoder):
     """Stride-2 convolutions that halve the side, then one linear map.
 
     Args:
@@ -141,24 +179,18 @@ class ConvEncoder(nn.Module):
     """
 
     def __init__(self, spec: ImageSpec, outputs: int, width: int = 32, max_width: int = 256, conditional: bool = False):
-        super().__init__()
         check_positive(self, outputs=outputs, width=width, max_width=max_width)
         side, k = doublings(spec, self)
-        self.conditional = conditional
-        self.join = LabelledRows(self, spec, conditional)
+        super().__init__(spec, conditional)
         channels = [min(width * 2**i, max_width) for i in range(k + 1)]
         layers: list[nn.Module] = [nn.Conv2d(spec.channels, channels[0], 3, padding=1), nn.SiLU()]
         for inputs, size in itertools.pairwise(channels):
             layers += [nn.Conv2d(inputs, size, 4, stride=2, padding=1), nn.SiLU()]
-        self.convolutions = nn.Sequential(*layers, nn.Flatten())
-        self.last = nn.Linear(channels[-1] * side**2 + self.join.columns, outputs)
-
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map unit images (B, C, H, W) to (B, outputs)."""
-        return self.last(self.join(self.convolutions(images), labels))
+        self.body = nn.Sequential(*layers, nn.Flatten())
+        self.head = nn.Linear(channels[-1] * side**2 + self.join.columns, outputs)
 
 
-class ConvDecoder(nn.Module):
+class ConvDecoder(Decoder):
     """Mirror of :class:`ConvEncoder`: a linear map to a x a, then transposed convolutions that double the side.
 
     Args:
@@ -182,22 +214,15 @@ class ConvDecoder(nn.Module):
         max_width: int = 256,
         conditional: bool = False,
     ):
-        super().__init__()
         check_positive(self, latent_dim=latent_dim, planes=planes, width=width, max_width=max_width)
-        self.side, k = doublings(spec, self)
-        self.conditional = conditional
-        self.join = LabelledRows(self, spec, conditional)
+        side, k = doublings(spec, self)
         channels = [min(width * 2**i, max_width) for i in reversed(range(k + 1))]
-        self.first = nn.Linear(latent_dim + self.join.columns, channels[0] * self.side**2)
+        super().__init__(spec, (channels[0], side, side), conditional)
+        self.head = nn.Linear(latent_dim + self.join.columns, channels[0] * side**2)
         layers: list[nn.Module] = [nn.SiLU()]
         for inputs, size in itertools.pairwise(channels):
             layers += [nn.ConvTranspose2d(inputs, size, 4, stride=2, padding=1), nn.SiLU()]
-        self.convolutions = nn.Sequential(*layers, nn.Conv2d(channels[-1], planes, 3, padding=1))
-
-    def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map latents (B, latent_dim) to (B, planes, H, W)."""
-        hidden = self.first(self.join(latent, labels)).unflatten(1, (-1, self.side, self.side))
-        return self.convolutions(hidden)
+        self.body = nn.Sequential(*layers, nn.Conv2d(channels[-1], planes, 3, padding=1))
 
 
 class ResidualUnit(nn.Module):
@@ -214,7 +239,7 @@ class ResidualUnit(nn.Module):
         return x + self.second(F.silu(self.first(F.silu(x))))
 
 
-class ResNetEncoder(nn.Module):
+class ResNetEncoder(Encoder):
     """Residual units without normalisation, on maps that average pooling halves, then one linear map.
 
     Args:
@@ -229,24 +254,18 @@ class ResNetEncoder(nn.Module):
     """
 
     def __init__(self, spec: ImageSpec, outputs: int, width: int = 64, depth: int = 2, conditional: bool = False):
-        super().__init__()
         check_positive(self, outputs=outputs, width=width, depth=depth)
         side, k = doublings(spec, self)
-        self.conditional = conditional
-        self.join = LabelledRows(self, spec, conditional)
+        super().__init__(spec, conditional)
         layers: list[nn.Module] = [nn.Conv2d(spec.channels, width, 3, padding=1)]
         for level in range(k + 1):
             layers += [nn.AvgPool2d(2)] if level else []
             layers += [ResidualUnit(width) for _ in range(depth)]
-        self.units = nn.Sequential(*layers, nn.SiLU(), nn.Flatten())
-        self.last = nn.Linear(width * side**2 + self.join.columns, outputs)
-
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map unit images (B, C, H, W) to (B, outputs)."""
-        return self.last(self.join(self.units(images), labels))
+        self.body = nn.Sequential(*layers, nn.SiLU(), nn.Flatten())
+        self.head = nn.Linear(width * side**2 + self.join.columns, outputs)
 
 
-class ResNetDecoder(nn.Module):
+class ResNetDecoder(Decoder):
     """Mirror of :class:`ResNetEncoder`: a linear map to a x a, residual units, nearest upsampling between sides.
 
     Args:
@@ -270,19 +289,12 @@ class ResNetDecoder(nn.Module):
         depth: int = 2,
         conditional: bool = False,
     ):
-        super().__init__()
         check_positive(self, latent_dim=latent_dim, planes=planes, width=width, depth=depth)
-        self.side, k = doublings(spec, self)
-        self.conditional = conditional
-        self.join = LabelledRows(self, spec, conditional)
-        self.first = nn.Linear(latent_dim + self.join.columns, width * self.side**2)
+        side, k = doublings(spec, self)
+        super().__init__(spec, (width, side, side), conditional)
+        self.head = nn.Linear(latent_dim + self.join.columns, width * side**2)
         layers: list[nn.Module] = []
         for level in range(k + 1):
             layers += [nn.Upsample(scale_factor=2)] if level else []
             layers += [ResidualUnit(width) for _ in range(depth)]
-        self.units = nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(width, planes, 3, padding=1))
-
-    def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map latents (B, latent_dim) to (B, planes, H, W)."""
-        hidden = self.first(self.join(latent, labels)).unflatten(1, (-1, self.side, self.side))
-        return self.units(hidden)
+        self.body = nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(width, planes, 3, padding=1))

@@ -18,8 +18,8 @@ from typing import Any
 
 from lightning_gen import __version__
 from lightning_gen.errors import InputError
+from lightning_gen.figures import describe, higher_is_better, part_of, place
 from lightning_gen.files import finite
-from lightning_gen.report.figures import describe, higher_is_better, part_of, place
 from lightning_gen.report.folders import Stamp, find_runs, stamp
 from lightning_gen.report.fronts import front
 from lightning_gen.report.pictures import Picture, read_picture, spread

@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
+from lightning_gen.figures import SIDE, higher_is_better, kind_of
 from lightning_gen.files import finite
 from lightning_gen.report.curves import pack
-from lightning_gen.report.figures import SIDE, higher_is_better, kind_of
 from lightning_gen.report.pictures import find_grids, find_others
 from lightning_gen.report.tables import Table, read_table
 from lightning_gen.runs import RUNNING, RunFolder

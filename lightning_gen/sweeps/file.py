@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from lightning_gen.errors import InputError
+from lightning_gen.figures import higher_is_better
 from lightning_gen.shipped import configs_folder, find_config, find_sweep
 from lightning_gen.sweeps.distributions import Distribution, did_you_mean, read_distribution
 
@@ -359,8 +360,6 @@ def with_metric(sweep: SweepFile, metric: str | None) -> SweepFile:
     """
     if metric is None or metric == sweep.metric:
         return sweep
-    from lightning_gen.report.figures import higher_is_better  # which imports the sweeps
-
     higher = higher_is_better(metric)
     goal = sweep.goal if higher is None else GOALS[higher]
     return _sweep(sweep.path, {**sweep.raw, "metric": {"name": metric, "goal": goal}})

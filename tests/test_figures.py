@@ -2,9 +2,9 @@
 
 import pytest
 
+from lightning_gen import figures
 from lightning_gen.metrics import likelihood
 from lightning_gen.metrics.base import FeatureMetric, figure_name, is_of_one_class
-from lightning_gen.report import figures
 
 
 def test_kinds_of_likelihood_are_those_that_are_logged():
