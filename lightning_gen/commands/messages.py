@@ -36,6 +36,11 @@ class OneLineErrors:
 
     shown = "{}"  # how a key is shown to the user
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        # An option whose name was typed in part would else be taken for the one that begins so, and run.
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+
     def error(self, message: str, ex: Exception | None = None) -> None:
         key, text = condense(message, self)
         if self.exit_on_error:
@@ -91,6 +96,9 @@ def condense(message: str, parser: ArgumentParser) -> tuple[str, str]:
     if unknown := re.search(r"unrecognized arguments: --?([\w.\-]+)|Option '([\w.\-]+)' is not accepted", message):
         name = unknown[1] or unknown[2]
         return ".".join(part for part in (key, name) if part), f"no such option{nearest_option(name, parser)}"
+    if bare := re.search(r"unrecognized arguments: ([^-\s]\S*)", message):
+        is_config = bare[1].endswith((".yaml", ".yml")) and any(action.dest == "config" for action in parser._actions)
+        return "", f"unexpected {bare[1]!r}: " + (f"give --config {bare[1]}" if is_config else "options begin with --")
     if missing := re.search(r"the following arguments are required: (.*)", message):
         names = [name for name in re.split(r",\s*", missing[1].strip()) if name]
         return ".".join(part for part in (key, names[0]) if part), "is required" + _also(names[1:], parser)
@@ -123,7 +131,8 @@ def explain_list_item(key: str, text: str) -> tuple[str, str]:
 def nearest_option(name: str, parser: ArgumentParser) -> str:
     """Return a hint at the option nearest to ``name``, or ''."""
     known = sorted({str(action.dest) for action in parser._actions if not str(action.dest).endswith("help")})
-    near = difflib.get_close_matches(name, known, 1, 0.6)
+    begun = [option for option in known if option.startswith(name)]
+    near = begun if len(begun) == 1 else difflib.get_close_matches(name, known, 1, 0.6)
     head = name.partition(".")[0]
     if not near:
         near = difflib.get_close_matches(head, sorted({option.partition(".")[0] for option in known}), 1, 0.6)

@@ -74,6 +74,15 @@ REPLACED = {
 }
 # Further ones that few users need: they work, but are not listed in --help.
 UNLISTED = ("limit_", "overfit", "num_sanity", "barebones", "reload_data", "enable_autolog", "model_reg", "use_dist")
+# What Lightning calls of every callback at each step.
+STEP_HOOKS = (
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+)
 TITLES = {
     "model": "model: what is trained",
     "data": "data: which images, and how they are made into batches",
@@ -434,7 +443,7 @@ class TrainingCLI(LightningCLI):
             own.append(SweepTrial(self.trial))
         own.append(GracefulStop())
         for callback in own:
-            for hook in ("on_train_batch_start", "on_train_batch_end"):
+            for hook in STEP_HOOKS:
                 if getattr(type(callback), hook) is getattr(Callback, hook):
                     # Lightning leaves out what is not callable, and the microseconds of each empty call add up.
                     setattr(callback, hook, None)
