@@ -12,7 +12,7 @@ part unless ``--part test`` is given, which is for published tables only.
 
 Likelihoods are bounds (``bpd_bound``), so the true figures are at most these: of all held-out images with
 ``--importance_samples`` latents each, and the standard error over images; of as many training images with at most
-``--train_samples``; and of both with one latent (``bpd_elbo``, ``bpd_elbo_train``: means over ten noises), which tell
+``--train_samples``; and of both with one latent (``bpd_elbo``, ``bpd_elbo_train``: means over ``--noises``), which tell
 overfitting apart from the number of latents. What classical models get is in likelihood.md.
 
 ``reconstruction`` and ``kl`` are nats of an image, the two sides of the ELBO (for quantized codes ``kl`` is what the
@@ -70,7 +70,6 @@ from lightning_gen.models import GenerativeModule, HasLikelihood
 
 DATA = {"digits": (Digits, DigitsExtractor), "fashion_mnist": (FashionMNIST, FashionMNISTExtractor)}
 TARGETS = {"digits": 1.88}  # bits per dimension of the test part
-NOISES = 10  # of bounds with one latent
 
 
 def some(images: Images, n: int) -> Images:
@@ -86,12 +85,12 @@ def bound(model: GenerativeModule, images: Images, samples: int) -> tuple[dict[s
     return bits(model, images)
 
 
-def elbo(model: GenerativeModule, images: Images) -> float:
-    """Return bits per dimension with one latent for each image, the mean over ten noises."""
+def elbo(model: GenerativeModule, images: Images, noises: int) -> float:
+    """Return bits per dimension with one latent for each image, the mean over so many noises."""
     if not hasattr(model, "importance_samples"):
         return next(iter(bits(model, images)[0].values()))
     model.importance_samples = 1
-    return statistics.fmean(next(iter(bits(model, images, seed)[0].values())) for seed in range(NOISES))
+    return statistics.fmean(next(iter(bits(model, images, seed)[0].values())) for seed in range(noises))
 
 
 def standing(found: Mapping[str, torch.Tensor]) -> dict[str, float]:
@@ -130,8 +129,8 @@ class BoundScorer:
         training, about_training = bound(model, self.training, min(samples, self.options.train_samples))
         figures |= {
             f"{name}_train": training[name],
-            "bpd_elbo": elbo(model, self.held_out),
-            "bpd_elbo_train": elbo(model, self.training),
+            "bpd_elbo": elbo(model, self.held_out, self.options.noises),
+            "bpd_elbo_train": elbo(model, self.training, self.options.noises),
             **standing(Diagnostics().diagnose(model, self.scorer.data, self.options.part, self.options.diagnosed)),
         }
         self.facts = {
@@ -199,12 +198,14 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--n", type=int, default=2000, help="samples that are scored, of either kind")
     parser.add_argument("--importance_samples", type=int, default=1000, help="latents for each held-out image")
     parser.add_argument("--train_samples", type=int, default=100, help="most latents for each training image")
+    parser.add_argument("--noises", type=int, default=10, help="of bounds with one latent, which are averaged")
     parser.add_argument("--diagnosed", type=int, default=1000, help="most images whose latents are looked at")
     options = with_budget(parser.parse_args(args))
     if options.root is not None and options.data != "fashion_mnist":
         parser.error(f"--root is of fashion_mnist, not of {options.data}")
-    if min(options.importance_samples, options.train_samples, options.diagnosed) < 1:
-        parser.error("--importance_samples, --train_samples and --diagnosed must be at least 1")
+    numbers = ("importance_samples", "train_samples", "noises", "diagnosed")
+    if wrong := [f"--{name}" for name in numbers if getattr(options, name) < 1]:
+        parser.error(f"{' and '.join(wrong)} must be at least 1")
     return options
 
 

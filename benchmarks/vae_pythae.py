@@ -46,6 +46,7 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -75,7 +76,7 @@ class SquaredError(PixelLikelihood):
         return self.spec.channels
 
     def place_nats(self, levels: Tensor, theta: Tensor) -> Tensor:
-        return -0.5 * (self.spec.to_unit(levels, theta.dtype) - torch.tanh(theta)).square().sum(1)
+        return -0.5 * F.mse_loss(torch.tanh(theta), self.spec.to_unit(levels, theta.dtype), reduction="none").sum(1)
 
     def sample(self, theta: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return self.spec.to_levels(torch.tanh(theta))

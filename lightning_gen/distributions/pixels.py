@@ -246,19 +246,17 @@ class LogisticPixels(BinnedPixels):
 
     def place_nats(self, levels: Tensor, theta: Tensor) -> Tensor:
         logits, means, log_scales, couplings = self._parts(theta)
-        unit = self.spec.to_unit(levels, theta.dtype)
+        unit = self.spec.to_unit(levels, theta.dtype) if self._pairs else None
+        lowest, highest = self.ends(levels, theta.dtype)
+        step = lowest - highest
         nats = torch.log_softmax(logits, 1)
         for c in range(self.spec.channels):
-            level, inverse = levels[:, None, c], (-log_scales[:, :, c]).exp()
-            from_mean = unit[:, None, c] - self._coupled(means, couplings, unit[:, None], c)
-            low, high = (from_mean - self.half_bin) * inverse, (from_mean + self.half_bin) * inverse
-            inside = torch.log(-torch.expm1(-2 * self.half_bin * inverse))
-            nats = (
-                nats
-                + F.logsigmoid(high).masked_fill(level == self.spec.levels - 1, 0.0)
-                + F.logsigmoid(-low).masked_fill(level == 0, 0.0)
-                + inside.masked_fill((level == 0) | (level == self.spec.levels - 1), 0.0)
-            )
+            inverse = (-log_scales[:, :, c]).exp()
+            mean = self._coupled(means, couplings, unit[:, None], c) if c else means[:, :, 0]
+            above, below = (highest[:, None, c] - mean) * inverse, (mean - lowest[:, None, c]) * inverse
+            # An open end is so far away that its terms are 0, and their gradients.
+            mass = torch.log(-torch.expm1(step[:, None, c] * inverse))
+            nats = nats + F.logsigmoid(above) + F.logsigmoid(below) + mass
         return torch.logsumexp(nats, 1)
 
     def sample(self, theta: Tensor, generator: torch.Generator | None = None) -> Tensor:
