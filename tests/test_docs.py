@@ -138,6 +138,7 @@ def test_the_readme_s_python_lines(quickstart, monkeypatch):
     assert result.failed == 0
 
 
+@pytest.mark.slow  # all together: each goes on with what those before it left
 @pytest.mark.parametrize("arguments", commands(README), ids=" ".join)
 def test_the_readme_s_commands(arguments, quickstart, monkeypatch):
     monkeypatch.chdir(quickstart)
