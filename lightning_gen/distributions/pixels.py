@@ -246,13 +246,13 @@ class LogisticPixels(BinnedPixels):
 
     def place_nats(self, levels: Tensor, theta: Tensor) -> Tensor:
         logits, means, log_scales, couplings = self._parts(theta)
-        unit = self.spec.to_unit(levels, theta.dtype) if self._pairs else None
+        unit = self.spec.to_unit(levels, theta.dtype)
         lowest, highest = self.ends(levels, theta.dtype)
         step = lowest - highest
         nats = torch.log_softmax(logits, 1)
         for c in range(self.spec.channels):
             inverse = (-log_scales[:, :, c]).exp()
-            mean = self._coupled(means, couplings, unit[:, None], c) if c else means[:, :, 0]
+            mean = self._coupled(means, couplings, unit[:, None], c)
             above, below = (highest[:, None, c] - mean) * inverse, (mean - lowest[:, None, c]) * inverse
             # An open end is so far away that its terms are 0, and their gradients.
             mass = torch.log(-torch.expm1(step[:, None, c] * inverse))
