@@ -20,7 +20,7 @@ from typing import Any, get_args, get_type_hints
 import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
-from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.profilers import PassThroughProfiler
@@ -74,7 +74,7 @@ REPLACED = {
 }
 # Further ones that few users need: they work, but are not listed in --help.
 UNLISTED = ("limit_", "overfit", "num_sanity", "barebones", "reload_data", "enable_autolog", "model_reg", "use_dist")
-# What Lightning calls of every callback at each step.
+# What Lightning calls of the model and of every callback at each step.
 STEP_HOOKS = (
     "on_train_batch_start",
     "on_before_zero_grad",
@@ -442,11 +442,11 @@ class TrainingCLI(LightningCLI):
         if self.trial is not None:
             own.append(SweepTrial(self.trial))
         own.append(GracefulStop())
-        for callback in own:
+        for part, base in [(self.model, LightningModule), *((callback, Callback) for callback in own)]:
             for hook in STEP_HOOKS:
-                if getattr(type(callback), hook) is getattr(Callback, hook):
+                if getattr(type(part), hook) is getattr(base, hook):
                     # Lightning leaves out what is not callable, and the microseconds of each empty call add up.
-                    setattr(callback, hook, None)
+                    setattr(part, hook, None)
         if config.get("profiler") is None:
             config["profiler"] = NoProfiler()
         try:

@@ -23,6 +23,11 @@ def normal_nats(x: Tensor, mean: Tensor | float = 0.0, log_variance: Tensor | fl
     return -0.5 * ((x - mean).square() * (-log_variance).exp() + log_variance + LOG_2PI).sum(-1)
 
 
+def standard_normal_nats(x: Tensor) -> Tensor:
+    """Return the log density of independent standard normal coordinates, summed over the last dimension."""
+    return -0.5 * (x.square().sum(-1) + x.shape[-1] * LOG_2PI)
+
+
 def normal_noise(size: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
     """Return standard normal numbers, equal for equal generators whatever the precision of ``like``."""
     noise = torch.randn(size, generator=generator, device=like.device, dtype=torch.float32)
@@ -67,6 +72,10 @@ class Posterior(nn.Module, ABC):
         """Return latents (K, B, D) made of standard normal noise (K, B, D), differentiably in ``theta`` (B, outputs),
         and their log density, nats (K, B)."""
 
+    def latents(self, theta: Tensor, noise: Tensor) -> Tensor:
+        """Return the latents of :meth:`draw` alone."""
+        return self.draw(theta, noise)[0]
+
     @abstractmethod
     def log_prob(self, theta: Tensor, latent: Tensor) -> Tensor:
         """Return nats (K, B) of latents (K, B, D)."""
@@ -97,9 +106,12 @@ class DiagonalPosterior(Posterior):
         return mean, log_variance.clamp(-WIDEST, WIDEST)
 
     def draw(self, theta: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        nats = standard_normal_nats(noise) - 0.5 * self.parts(theta)[1].sum(-1)
+        return self.latents(theta, noise), nats
+
+    def latents(self, theta: Tensor, noise: Tensor) -> Tensor:
         mean, log_variance = self.parts(theta)
-        nats = -0.5 * (noise.square() + log_variance + LOG_2PI).sum(-1)
-        return mean + (0.5 * log_variance).exp() * noise, nats
+        return mean + (0.5 * log_variance).exp() * noise
 
     def log_prob(self, theta: Tensor, latent: Tensor) -> Tensor:
         return normal_nats(latent, *self.parts(theta))
@@ -134,13 +146,13 @@ class FullPosterior(Posterior):
 
     def draw(self, theta: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         mean, factor, log_det = self._parts(theta)
-        return mean + torch.einsum("bij,kbj->kbi", factor, noise), normal_nats(noise) - log_det
+        return mean + torch.einsum("bij,kbj->kbi", factor, noise), standard_normal_nats(noise) - log_det
 
     def log_prob(self, theta: Tensor, latent: Tensor) -> Tensor:
         mean, factor, log_det = self._parts(theta)
         # All latents of an image as columns of one system: as systems of their own each would have its own factor.
         noise = torch.linalg.solve_triangular(factor, (latent - mean).permute(1, 2, 0), upper=False).permute(2, 0, 1)
-        return normal_nats(noise) - log_det
+        return standard_normal_nats(noise) - log_det
 
     def mean(self, theta: Tensor) -> Tensor:
         return theta[:, : self.latent_dim]
@@ -241,7 +253,7 @@ class StandardNormal(Prior):
         self.register_buffer("where", torch.zeros(()), persistent=False)
 
     def log_prob(self, latent: Tensor) -> Tensor:
-        return normal_nats(latent)
+        return standard_normal_nats(latent)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         return normal_noise((n, self.latent_dim), self.where, generator)

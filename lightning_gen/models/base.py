@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -309,12 +310,21 @@ class ImageModule(LightningModule):
             for parameter in group["params"]:
                 parameter.grad = None
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if gradient_clip_val is not None:  # else Lightning looks long for the reason to do nothing
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Under automatic optimization: leave out the step where a gradient is not finite (ranks have averaged it)."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = total_norm([p.grad for p in parameters])
         scaled = self._trainer is not None and str(self.trainer.precision) == "16-mixed"  # whose scaler skips by itself
-        finite = scaled or bool(torch.isfinite(norm))
+        finite = scaled or math.isfinite(norm)
         if finite:
             self.track(gradient_norm=norm)
         else:

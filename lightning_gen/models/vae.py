@@ -121,23 +121,31 @@ class VAE(VariationalModel):
 
     def terms(self, levels: Tensor, labels: Tensor | None, noise: Tensor, exact_kl: bool = True) -> Terms:
         theta = self.encode_to_theta(levels, labels)
+        kl = log_prior = log_posterior = None
         with full_precision(self.device.type):
-            latent, log_posterior = self.posterior.draw(theta, noise)
+            if exact_kl and isinstance(self.prior, StandardNormal):
+                kl = self.posterior.kl_from_normal(theta)
+            densities = kl is None or self.objective.needs_densities
+            if densities:
+                latent, log_posterior = self.posterior.draw(theta, noise)
+            else:
+                latent = self.posterior.latents(theta, noise)
         log_conditional = self.log_conditional_of_many(levels, latent, labels)
         with full_precision(self.device.type):
-            if self.objective.detaches_density and torch.is_grad_enabled():
-                log_posterior = self.posterior.log_prob(theta.detach(), latent)
-            closed = exact_kl and isinstance(self.prior, StandardNormal)
+            if densities:
+                log_prior = self.prior.log_prob(latent)
+                if self.objective.detaches_density and torch.is_grad_enabled():
+                    log_posterior = self.posterior.log_prob(theta.detach(), latent)
             prior_draw = None
             if self.objective.draws_prior and torch.is_grad_enabled():
                 drawn = self.prior.sample(len(levels) * self.ranks[1], self.random("prior"))
                 prior_draw = drawn[self.own_rows(len(levels))].detach()
             return Terms(
                 log_conditional,
-                self.prior.log_prob(latent),
+                log_prior,
                 log_posterior,
                 latent,
-                self.posterior.kl_from_normal(theta) if closed else None,
+                kl,
                 self.posterior.parts(theta) if self.objective.needs_moments else None,
                 self.images_seen,
                 self.num_images,

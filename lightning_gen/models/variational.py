@@ -111,7 +111,7 @@ class VariationalModel(GenerativeModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         terms = self.terms(batch.levels, batch.labels, self._noise(self.objective.samples, len(batch.levels)))
         loss = self.objective(terms).mean()
-        self.track(loss=loss, reconstruction=-terms.log_conditional.mean(), kl=terms.divergence.mean())
+        self.track(loss=loss, reconstruction=-terms.log_conditional.detach(), kl=terms.divergence)
         self.count_images(batch)
         return loss
 

@@ -56,6 +56,7 @@ def test_draws_come_with_their_log_prob(posterior):
     assert latent.shape == noise.shape
     assert nats.shape == (3, 4)
     torch.testing.assert_close(posterior.log_prob(theta, latent), nats, rtol=1e-9, atol=1e-9)
+    assert torch.equal(posterior.latents(theta, noise), latent)
 
 
 def test_densities_follow_from_the_change_of_variables(posterior):

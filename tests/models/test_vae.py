@@ -104,6 +104,27 @@ def test_terms_are_those_of_the_parts_one_latent_at_a_time():
         torch.testing.assert_close(terms.log_conditional[k, b], model.pixels.log_prob(levels[b : b + 1], planes)[0])
 
 
+@pytest.mark.parametrize("objective", [ELBO(beta=2.0), ELBO(free_bits=0.5), InfoVAE()], ids=["beta", "free", "info"])
+def test_objectives_that_need_no_densities_are_spared_them_and_give_the_same(objective):
+    class Demanding(type(objective)):
+        needs_densities = True
+
+    levels, noise = random_levels(DIGITS, 4), torch.randn(1, 4, 3, dtype=torch.float64)
+    demanding = Demanding(**{name: value for name, value in vars(objective).items() if name != "samples"})
+    losses, terms = [], []
+    for given in (objective, demanding):
+        model = shaken(make(objective=given))
+        terms.append(model.terms(levels, None, noise))
+        losses.append(given(terms[-1]))
+    torch.testing.assert_close(*losses, rtol=0, atol=0)
+    assert terms[0].log_prior is terms[0].log_posterior is None
+    assert terms[1].log_prior.shape == terms[1].log_posterior.shape == (1, 4)
+    # Without a closed form, and for a likelihood, they are computed for everybody.
+    assert shaken(make(objective=objective)).terms(levels, None, noise, exact_kl=False).log_weights.shape == (1, 4)
+    flows = shaken(make(objective=objective, posterior=FlowPosterior))
+    assert flows.terms(levels, None, noise).divergence.shape == (4,)
+
+
 def shaken(model: VAE, scale: float = 0.3) -> VAE:
     """Return the model in float64, with parameters away from those of the start."""
     generator = torch.Generator().manual_seed(5)
@@ -171,6 +192,25 @@ def test_training_counts_images_after_the_step_and_warms_up_by_them(quiet_traine
     data = ImageDataModule(Digits(), batch_size=16)
     quiet_trainer(max_steps=2, max_epochs=None).fit(make(objective=Watched()), data)
     assert seen == [(0, 1097), (16, 1097)]
+
+
+@pytest.mark.parametrize(
+    ("options", "longest"),
+    [
+        ({}, None),
+        ({"gradient_clip_val": 1e-3}, 2),
+        ({"gradient_clip_val": 1e-3, "gradient_clip_algorithm": "value"}, math.inf),
+    ],
+)
+def test_the_trainer_clips_gradients(options, longest, quiet_trainer, make_batches):
+    model = make(optimizer=partial(torch.optim.SGD, lr=1.0))
+    before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    quiet_trainer(**options).fit(model, make_batches(DIGITS, 1, 8))
+    moved = torch.nn.utils.parameters_to_vector(model.parameters()).detach() - before  # by the gradient
+    if longest is None:
+        assert float(moved.norm()) > 0.1
+    else:
+        assert float(torch.linalg.vector_norm(moved, longest)) == pytest.approx(1e-3, rel=0.01)
 
 
 # --- likelihoods ------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Objectives of VAEs: against loops, hand-computed values, and a linear Gaussian model whose p(x) is known."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,7 +116,7 @@ def test_reparametrised_gradients_are_those_of_the_closed_form():
 def test_an_estimated_divergence_has_the_closed_forms_mean():
     model, rows = LinearGaussian(), 100_000
     terms = model.terms(ELBO(), THETA.expand(rows, -1), normal(1, rows, 2))
-    estimates = terms._replace(kl=None).divergence
+    estimates = replace(terms, kl=None).divergence
     error = float(estimates.std()) / math.sqrt(rows)
     assert float(estimates.mean()) == pytest.approx(float(terms.divergence[0]), abs=4 * error)
 
@@ -124,7 +125,7 @@ def test_warmup_raises_the_divergences_weight_in_a_line():
     terms = random_terms()
     base, divergence = -terms.log_conditional.mean(0), terms.kl.sum(-1)
     for seen, share in ((0, 0.0), (250, 0.25), (999, 0.999), (1000, 1.0), (5000, 1.0)):
-        found = ELBO(beta=2.0, warmup=1000)(terms._replace(images_seen=seen))
+        found = ELBO(beta=2.0, warmup=1000)(replace(terms, images_seen=seen))
         torch.testing.assert_close(found, base + 2.0 * share * divergence)
     torch.testing.assert_close(ELBO()(terms), base + divergence)
 
@@ -137,7 +138,7 @@ def test_free_bits_by_hand():
     loss.mean().backward()
     torch.testing.assert_close(kl.grad, torch.tensor([[0.0, 0.5], [0.0, 0.5]]).double())
     # Below or above is asked of all ranks' images together.
-    everywhere = terms._replace(mean_over_ranks=lambda mean: mean + torch.tensor([1.0, -1.2]))
+    everywhere = replace(terms, mean_over_ranks=lambda mean: mean + torch.tensor([1.0, -1.2]))
     torch.testing.assert_close(ELBO(free_bits=0.5)(everywhere).detach(), torch.tensor([0.6, 0.8]).double())
 
 
@@ -153,7 +154,7 @@ def test_capacity_by_hand():
     terms = random_terms(batch=2, kl=kl, log_conditional=torch.zeros(1, 2).double())
     objective = ELBO(beta=10.0, capacity=8.0, capacity_images=100)
     for seen, expected in ((0, [30.0, 110.0]), (50, [10.0, 70.0]), (100, [50.0, 30.0]), (900, [50.0, 30.0])):
-        torch.testing.assert_close(objective(terms._replace(images_seen=seen)), torch.tensor(expected).double())
+        torch.testing.assert_close(objective(replace(terms, images_seen=seen)), torch.tensor(expected).double())
     torch.testing.assert_close(ELBO(capacity=4.0)(terms), torch.tensor([1.0, 7.0]).double())
 
 
@@ -175,7 +176,7 @@ def coded(batch: int = 6, dims: int = 3) -> Terms:
 def test_the_parts_of_the_divergence_add_up_to_the_elbo():
     terms = coded()
     one = BetaTCVAE(alpha=1, beta=1, gamma=1)(terms)
-    torch.testing.assert_close(one, ELBO()(terms._replace(kl=None)))
+    torch.testing.assert_close(one, ELBO()(replace(terms, kl=None)))
 
 
 @pytest.mark.parametrize("weights", [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.3, 6.0, 1.7)])
@@ -200,7 +201,7 @@ def test_the_parts_are_those_of_a_loop(weights):
         )
         cost = sum(weight * part for weight, part in zip(weights, parts, strict=True))
         expected.append(-float(terms.log_conditional[0, i]) + 0.25 * cost)
-    found = BetaTCVAE(*weights, warmup=400)(terms._replace(images_seen=100))
+    found = BetaTCVAE(*weights, warmup=400)(replace(terms, images_seen=100))
     np.testing.assert_allclose(found.numpy(), expected)
 
 
@@ -348,13 +349,17 @@ OBJECTIVES = [ELBO(), ELBO(free_bits=0.1), BetaTCVAE(), InfoVAE(), IWAE(3), DReG
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: type(o).__name__)
 def test_losses_are_of_each_image(objective):
     """Constants of one image's likelihood change its own loss alone, by as much."""
-    terms = coded()._replace(prior_draw=normal(6, 3, seed=91))
-    terms = terms._replace(
-        **{name: getattr(terms, name).expand(objective.samples, -1) for name in terms._fields[:3]},
+    terms = replace(coded(), prior_draw=normal(6, 3, seed=91))
+    terms = replace(
+        terms,
+        **{
+            name: getattr(terms, name).expand(objective.samples, -1)
+            for name in ("log_conditional", "log_prior", "log_posterior")
+        },
         latent=terms.latent.expand(objective.samples, -1, -1),
     )
     more = torch.arange(6, dtype=torch.float64)
-    found = objective(terms._replace(log_conditional=terms.log_conditional + more))
+    found = objective(replace(terms, log_conditional=terms.log_conditional + more))
     torch.testing.assert_close(found, objective(terms) - more)
 
 
