@@ -845,7 +845,7 @@ def test_pythae_must_be_installed(capsys, monkeypatch):
 
 def test_the_held_out_loss_of_networks_that_say_nothing_is_half_the_square():
     source = Digits()
-    task = vae_pythae.Task(source, torch.from_numpy(source.load("train").levels), 1.0, 1e-3)
+    task = vae_pythae.Task(source, torch.from_numpy(source.load("train").levels), 1e-3)
     networks = task.networks(0)
     for network in networks:
         torch.nn.init.zeros_(network.head[-1].weight)

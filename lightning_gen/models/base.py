@@ -178,8 +178,10 @@ class RunningMean:
     def value(self) -> float:
         """Return the mean of everything so far."""
         if self.waiting:
-            means = [value.mean() if value.dim() else value for value in self.waiting]
-            self.total += float(torch.stack(means).sum())
+            if len({value.shape for value in self.waiting}) == 1:
+                self.total += float(torch.stack(self.waiting).mean()) * len(self.waiting)
+            else:
+                self.total += float(torch.stack([value.mean() for value in self.waiting]).sum())
             self.count += len(self.waiting)
             self.waiting = []
         return self.total / self.count
@@ -335,7 +337,8 @@ class ImageModule(LightningModule):
 
     def _conclude_step(self, skipped: bool) -> None:
         self._last_step_skipped = skipped
-        pending, self._pending = self._pending, {}
+        pending = self._pending.copy()
+        self._pending.clear()  # kept: torch looks long at what a module is given anew
         if not skipped:
             self._skipped_in_a_row = 0
             for name, value in pending.items():

@@ -144,7 +144,7 @@ class ELBO(VariationalObjective):
 
     def __call__(self, terms: Terms) -> Tensor:
         weight = self.beta * self.risen(terms.images_seen)
-        return -terms.log_conditional.mean(0) + weight * self._cost(terms)
+        return weight * self._cost(terms) - terms.log_conditional.mean(0)
 
     def _cost(self, terms: Terms) -> Tensor:
         if self.capacity is not None:
