@@ -121,7 +121,7 @@ class DiagonalPosterior(Posterior):
 
     def kl_from_normal(self, theta: Tensor) -> Tensor:
         mean, log_variance = self.parts(theta)
-        return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+        return 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance)
 
 
 class FullPosterior(Posterior):
