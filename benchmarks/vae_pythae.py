@@ -352,9 +352,8 @@ SIDES: dict[str, Callable[[Task, int, Clock], Trained]] = {
 
 def train_all(task: Task, seed: int, minutes: float, names: Sequence[str]) -> dict[str, Trained]:
     """Train all sides by turns, the first of ``names`` first."""
-    with contextlib.suppress(
-        AttributeError
-    ):  # glibc alone: threads would get their memory in another way than the first
+    # Under glibc, which alone has this, further threads would get their memory in another way than the first.
+    with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).mallopt(ctypes.c_int(-8), ctypes.c_int(1))  # M_ARENA_MAX
     turns = Turns(names, 60 * minutes)
 
