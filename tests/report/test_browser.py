@@ -202,6 +202,21 @@ def test_columns_can_be_chosen_and_kinds_stay_apart(visit):
     assert page.locator("#board .groups th").nth(1).inner_text() == "Validation, best value"
 
 
+def test_a_sweep_over_config_files_says_which_one_a_run_is_of(visit, make_run, tmp_path):
+    files = ["configs/gan/cgan-digits.yaml", "configs/vae/mlp-digits.yaml"]
+    for k, file in enumerate(files):
+        command = ["lightning", "fit", f"--config={file}"]
+        run = make_run(tmp_path / "runs" / "families" / f"version_{k}", k, 1 + k, summary={"command": command})
+        trial = {"sweep": "families", "trial": k, "metric": "val/fid_digits", "goal": "minimize", "value": 1.0 + k}
+        trial |= {"parameters": {"config": file}, "command": command, "state": "finished", "reason": None}
+        (run / "trial.json").write_text(json.dumps(trial))
+    page = visit(write(tmp_path / "runs", tmp_path / "page.html"))
+    assert column(page, "config") == files
+    heads = visit().locator("#board .heads button > span:first-child").all_inner_texts()
+    assert "family" in heads
+    assert "config" not in heads, "elsewhere names of runs say it"
+
+
 def test_ticked_runs_are_those_of_plots_samples_and_configs(visit):
     page = visit()
     page.click("#sort-name")

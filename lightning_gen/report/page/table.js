@@ -116,11 +116,14 @@ const amount = (key, label, shown, more = {}) => ({
 
 const badge = (run) => h("span", { class: `badge ${run.status}` }, STATUS[run.status] || run.status);
 
+// Where a sweep goes over config files, its runs' names do not say what they are.
+const CONFIGS_SWEPT = DATA.sweeps.some((sweep) => sweep.parameters.some((parameter) => parameter.name === "config"));
+
 const RUN_COLUMNS = [
   text("family", "family", (run) => run.family),
   text("data", "data", (run) => run.data),
   text("status", "status", (run) => run.status, { cell: badge }),
-  text("config", "config", (run) => run.config, { main: false }),
+  text("config", "config", (run) => run.config, { main: CONFIGS_SWEPT }),
   ...(DATA.sweeps.length
     ? [
         text("sweep", "sweep", sweepName),
