@@ -151,33 +151,23 @@ class EMA(Callback):
 
 def copy_for_averaging(module: nn.Module) -> nn.Module:
     """Return a copy that takes no part in training."""
-    if isinstance(module, LightningModule):
-        trainer, module._trainer = module._trainer, None  # a trainer is not to be copied
-        try:
-            average = copy.deepcopy(module)
-        finally:
-            module._trainer = trainer
-    else:
-        average = copy.deepcopy(module)
-    return average.requires_grad_(False).eval()
+    return copy.deepcopy(module).requires_grad_(False).eval()  # without a trainer, which Lightning does not copy
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
+def is_running_statistic(name: str) -> bool:
+    """Whether a buffer of this name is a mean or variance that torch's normalisation layers keep of their inputs."""
+    return name.rpartition(".")[2] in ("running_mean", "running_var")
+
+
 def pair_up(live: nn.Module, average: nn.Module) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
     """Return (averaged, its live counterparts, copied, its live counterparts) among parameters and buffers."""
-    statistics = {
-        f"{name}.{buffer}" if name else buffer
-        for name, part in live.named_modules()
-        if isinstance(part, nn.modules.batchnorm._NormBase)
-        for buffer in ("running_mean", "running_var")
-        if getattr(part, buffer) is not None
-    }
     averaged, averaged_live = list(average.parameters()), list(live.parameters())
     copied, copied_live = [], []
     for (name, mine), theirs in zip(average.named_buffers(), live.buffers(), strict=True):
-        (averaged if name in statistics else copied).append(mine)
-        (averaged_live if name in statistics else copied_live).append(theirs)
+        (averaged if is_running_statistic(name) else copied).append(mine)
+        (averaged_live if is_running_statistic(name) else copied_live).append(theirs)
     return averaged, averaged_live, copied, copied_live

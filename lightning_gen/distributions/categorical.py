@@ -85,7 +85,7 @@ class CategoricalComponents(Components):
         self.levels = levels
         self.smoothing = smoothing
         self.shared = shared
-        self._blurred_table, self._blurred_at = torch.empty(0), (-1, -1)
+        self.register_load_state_dict_post_hook(lambda components, keys: components.blur_table())
         self.register_buffer("channel", noise_channel(levels, blur, blur_width, blur_ends))
         self._begin()
 
@@ -122,11 +122,15 @@ class CategoricalComponents(Components):
         return self._look_up(self.table, x)
 
     def expected_log_prob(self, x: Tensor) -> Tensor:
-        # Through the channel once for each M step: with many levels it costs more than all else.
-        now = (self.table._version, self.table.data_ptr())
-        if self._blurred_at != now:
-            self._blurred_table, self._blurred_at = self._through_channel(self.table.detach()), now
-        return self._look_up(self._blurred_table, x)
+        return self._look_up(self.blurred, x)
+
+    def hold(self, name: str, value: Tensor) -> None:
+        super().hold(name, value)
+        self.blur_table()
+
+    def blur_table(self) -> None:
+        """Take the table through the channel, once for each M step: with many levels it costs more than all else."""
+        self.register_buffer("blurred", self._through_channel(self.table.detach()), persistent=False)
 
     def _through_channel(self, table: Tensor) -> Tensor:
         return table @ self.channel.T

@@ -38,9 +38,9 @@ class Components(nn.Module, ABC):
 
     def hold(self, name: str, value: Tensor) -> None:
         """Make ``value`` the parameter ``name``, or set it where it is one already."""
-        if name in self._parameters:
+        if hasattr(self, name):
             with torch.no_grad():
-                self._parameters[name].copy_(value)
+                getattr(self, name).copy_(value)
         else:
             self.register_parameter(name, nn.Parameter(value.to(torch.float64)))
 

@@ -389,13 +389,13 @@ class LowRankGaussianComponents(GaussianComponents):
         if not bool((psi > 0).all()):
             raise InputError("a component's noise variance is zero: raise prior_strength, or take a lower rank")
         for name, value in {"mean": weights[:, -1], "loading": weights[:, :-1].transpose(1, 2), "psi": psi}.items():
-            new = self._parameters[name].detach().clone()
+            new = getattr(self, name).detach().clone()
             new[filled] = value
             self.hold(name, new)
 
     def start(self, x: Tensor, shares: Tensor) -> None:
         # Principal components of each cluster, shrunk as in probabilistic PCA.
-        mean, psi, loading = (self._parameters[name].detach().clone() for name in ("mean", "psi", "loading"))
+        mean, psi, loading = (getattr(self, name).detach().clone() for name in ("mean", "psi", "loading"))
         a, floor = self.prior_strength, self.noise_variance + 1e-6
         for k, share in enumerate(shares.T):
             mine = x[share > 0]

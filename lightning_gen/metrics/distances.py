@@ -6,7 +6,6 @@ Blocks are worked on in place: fresh memory for every intermediate result costs 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 
 import torch
@@ -83,34 +82,5 @@ def nearest(a: Tensor, b: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def nearest_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Squared distance (N,), float64, from each row of ``a`` (N, D) to the row of ``b`` (M, D) nearest to it.
-
-    Pixels (uint8) are multiplied as 8-bit integers where the processor does that exactly, which takes a sixth of the
-    time. The result is the same.
-    """
-    small = a.dtype == b.dtype == torch.uint8 and a.shape[1] <= 2**15  # so that distances stay below 2^31
-    if small and a.device.type == "cpu" and _multiplies_integers():
-        blocks = _pixel_distance_blocks(a, b)
-    else:
-        blocks = (block for _, block in squared_distance_blocks(a, b))
-    return torch.cat([block.amin(1).double() for block in blocks])
-
-
-def _pixel_distance_blocks(a: Tensor, b: Tensor) -> Iterator[Tensor]:
-    # flipping the highest bit subtracts 128, and distances stay
-    a, b = ((pixels ^ 128).view(torch.int8) for pixels in (a, b))
-    a_norm, b_norm = (pixels.int().square_().sum(1, dtype=torch.int32) for pixels in (a, b))
-    for rows in block_slices(len(a), (len(b) + 1) // 2, b.device):  # int32: half as large
-        yield torch._int_mm(a[rows], b.mT).mul_(-2).add_(b_norm).add_(a_norm[rows, None])
-
-
-@functools.cache
-def _multiplies_integers() -> bool:
-    """Whether products of 8-bit integers are fast and exact here: processors without VNNI saturate sums of two."""
-    if torch.backends.cpu.get_cpu_capability() != "AVX512":
-        return False
-    ends = torch.tensor([-128, 127], dtype=torch.int8).repeat_interleave(64).repeat(32, 1)
-    try:
-        return bool((torch._int_mm(ends, ends.mT) == ends.int() @ ends.int().mT).all())
-    except (AttributeError, RuntimeError):
-        return False
+    """Squared distance (N,), float64, from each row of ``a`` (N, D) to the row of ``b`` (M, D) nearest to it."""
+    return torch.cat([block.amin(1) for _, block in squared_distance_blocks(a, b)])

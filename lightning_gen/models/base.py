@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -199,6 +199,8 @@ class ImageModule(LightningModule):
         spec: the images; the data module's. A plain mapping is accepted too.
     """
 
+    _init_arguments: dict[str, Any]
+
     def __new__(cls, *args: Any, **kwargs: Any):
         self = super().__new__(cls)
         try:
@@ -247,12 +249,20 @@ class ImageModule(LightningModule):
     # --- randomness and ranks -------------------------------------------------------------------------------------
 
     @property
+    def attached_trainer(self) -> Trainer | None:
+        """The trainer, or None before one has the model; Lightning's ``trainer`` raises then."""
+        try:
+            return self.trainer
+        except RuntimeError:
+            return None
+
+    @property
     def ranks(self) -> tuple[int, int]:
         """This process's rank and the number of ranks."""
-        trainer = self._trainer
-        if trainer is None:
-            return 0, 1
-        return self._own_ranks or (trainer.global_rank, trainer.world_size)
+        if self._own_ranks is not None:
+            return self._own_ranks
+        trainer = self.attached_trainer
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
     def random(self, purpose: str) -> torch.Generator:
         """Return a generator on this device, keyed on (seed, purpose, images seen).
@@ -325,7 +335,8 @@ class ImageModule(LightningModule):
         """Under automatic optimization: leave out the step where a gradient is not finite (ranks have averaged it)."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = total_norm([p.grad for p in parameters])
-        scaled = self._trainer is not None and str(self.trainer.precision) == "16-mixed"  # whose scaler skips by itself
+        trainer = self.attached_trainer
+        scaled = trainer is not None and str(trainer.precision) == "16-mixed"  # whose scaler skips by itself
         finite = scaled or math.isfinite(norm)
         if finite:
             self.track(gradient_norm=norm)
@@ -429,9 +440,10 @@ class ImageModule(LightningModule):
 
     def count_step(self) -> None:
         """Advance Lightning's ``global_step`` under manual optimization: it would take no checkpoint without steps."""
-        if self._trainer is not None and not self.automatic_optimization:
+        trainer = self.attached_trainer
+        if trainer is not None and not self.automatic_optimization:
             # Raw optimizers are faster than Lightning's wrappers, but they do not count as steps by themselves.
-            progress = self._trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+            progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
             progress.increment_ready()
             progress.increment_completed()
 
@@ -441,7 +453,7 @@ class ImageModule(LightningModule):
         self._skip_reason = f"the last was {what} {where}"
         if self._skipped_in_a_row == 0 and self.ranks[0] == 0:
             warning = f"warning: {what} is not finite {where}: step skipped, weights unchanged"
-            (print if self._trainer is None else self.print)(warning)
+            (print if self.attached_trainer is None else self.print)(warning)
 
     # --- figures --------------------------------------------------------------------------------------------------
 
@@ -534,7 +546,7 @@ class ImageModule(LightningModule):
         """Restore what :meth:`counters` returned."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        datamodule = getattr(self._trainer, "datamodule", None)
+        datamodule = getattr(self.attached_trainer, "datamodule", None)
         data = None
         if datamodule is not None:
             try:

@@ -449,7 +449,7 @@ class ExpectationMaximisation(GenerativeModule):
         self.passes += 1
         self.track(objective=objective)
         # Without a tolerance even a loss, which is rounding, ends nothing.
-        if self.passes > 1 and self.tolerance and gain < self.tolerance and self._trainer is not None:
+        if self.passes > 1 and self.tolerance and gain < self.tolerance and self.attached_trainer is not None:
             self.trainer.should_stop = True
 
     # --- checkpoints ----------------------------------------------------------------------------------------------

@@ -300,7 +300,7 @@ class HiddenMarkovModel(ExpectationMaximisation):
         self.log_class_shares.data.copy_((classes / classes.sum()).log())
         for name in ("initial", "transition"):
             counts = statistics[name] + self.chain_prior / self.states
-            self._parameters[f"log_{name}"].data.copy_((counts / counts.sum(-1, keepdim=True)).log())
+            getattr(self, f"log_{name}").data.copy_((counts / counts.sum(-1, keepdim=True)).log())
 
     def log_prior(self) -> Tensor:
         chain = self.chain_prior / self.states * (self.log_initial.sum() + self.log_transition.sum())

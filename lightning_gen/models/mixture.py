@@ -311,7 +311,7 @@ class Uniform(GenerativeModule):
         self.spec.check(batch.levels)
         self.count_step()
         self.count_images(batch)
-        if self._trainer is not None:
+        if self.attached_trainer is not None:
             self.trainer.should_stop = True
 
     def likelihood(self, levels: Tensor, labels: Tensor | None = None) -> Likelihood:

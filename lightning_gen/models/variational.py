@@ -157,7 +157,7 @@ class VariationalModel(GenerativeModule):
 
     def _independent_pixels(self) -> CategoricalComponents | None:
         """Return the model of independent pixels, fitted when it is asked for first; None without a training part."""
-        data = None if self._trainer is None else self._trainer.datamodule
+        data = getattr(self.attached_trainer, "datamodule", None)
         if not self._independent and isinstance(data, ImageDataModule):
             self._independent = (fit_independent_pixels(data.images("train").levels, self.spec),)
         return self._independent[0] if self._independent else None

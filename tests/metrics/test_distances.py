@@ -1,4 +1,4 @@
-"""What makes distances fast changes no figure: integer products, halves of symmetric matrices, triangular roots."""
+"""What makes distances fast changes no figure: halves of symmetric matrices, triangular roots."""
 
 import numpy as np
 import pytest
@@ -25,15 +25,6 @@ def integer_distances(a: torch.Tensor, b: torch.Tensor) -> np.ndarray:
     return ((a[:, None] - b[None]) ** 2).sum(-1)
 
 
-@pytest.fixture(params=["integers", "float64"])
-def arithmetic(request, monkeypatch):
-    """With 8-bit products where this processor has exact ones, and without."""
-    if request.param == "float64":
-        monkeypatch.setattr(module, "_multiplies_integers", lambda: False)
-    elif not module._multiplies_integers():
-        pytest.skip("no exact 8-bit products here")
-
-
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of a few rows, so that cuts between blocks are met."""
@@ -41,14 +32,14 @@ def small_blocks(monkeypatch):
 
 
 @pytest.mark.parametrize("p", [1, 64, 3072])
-def test_nearest_distances_of_pixels_are_exact_integers(arithmetic, small_blocks, p):
+def test_nearest_distances_of_pixels_are_exact_integers(small_blocks, p):
     a, b = pixels(37, p, 0), pixels(61, p, 1)
     a[0], b[0], a[1], b[1] = 0, 255, 255, 0
     assert nearest_distances(a, b).tolist() == integer_distances(a, b).min(1).tolist()
     assert nearest_distances(a[:1], b[:1]).tolist() == [255**2 * p]
 
 
-def test_equally_near_pixels_are_a_tie_whatever_the_arithmetic(arithmetic):
+def test_equally_near_pixels_are_a_tie_():
     generated, train, heldout = (pixels(300, 9, seed, levels=4) for seed in range(3))
     to_train, to_heldout = (integer_distances(generated, side).min(1) for side in (train, heldout))
     expected = np.where(to_train < to_heldout, 1.0, np.where(to_train > to_heldout, 0.0, 0.5))
