@@ -47,7 +47,8 @@ def on_this_machine(arguments: list[str], path: Path) -> list[str]:
     if name == "lightning_gen.models.Codes":  # of a model that a config beside it trains, here for one step
         trained = path.with_name(path.name.replace("-prior", ""))
         short = ["--budget.images", "8", "--evaluation.n", "50", "--data.batch_size", "8", "--run.root", "trained"]
-        main(["fit", "--config", str(trained), *short, "--trainer.accelerator", "cpu"])
+        painted = on_this_machine(command(trained), trained)
+        main(["fit", "--config", str(trained), *short, *painted, "--trainer.accelerator", "cpu"])
         (checkpoint,) = Path("trained").rglob("last.ckpt")
         arguments[arguments.index("--data.source.checkpoint") + 1] = str(checkpoint)
         return []
