@@ -46,11 +46,12 @@ from digits import (
 )
 from likelihood import bits
 
+from lightning_gen.core.descriptions import build
+from lightning_gen.core.errors import InputError
+from lightning_gen.core.protocols import Encodes
 from lightning_gen.data import WarpedDigits
-from lightning_gen.describe import build
-from lightning_gen.errors import InputError
 from lightning_gen.metrics import mutual_information_gap, separated_attribute_predictability
-from lightning_gen.models import GenerativeModule, HasLatent
+from lightning_gen.models import GenerativeModule
 
 SCORES = {"mig": mutual_information_gap, "sap": separated_attribute_predictability}
 
@@ -82,7 +83,7 @@ class FactorScorer:
         Raises:
             InputError: for a model without codes (N, D) or an objective.
         """
-        if not isinstance(model, HasLatent) or not hasattr(model, "objective"):
+        if not isinstance(model, Encodes) or not hasattr(model, "objective"):
             raise InputError(f"{type(model).__name__} has no codes that an objective could disentangle")
         codes = model.encode(torch.from_numpy(self.images.levels)).numpy()
         found, about = bits(model, self.images)

@@ -33,12 +33,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from digits import finished_run, printer, run_script, spread, surroundings, train_at_once
 
 from lightning_gen import cli
+from lightning_gen.core.errors import InputError
+from lightning_gen.core.randomness import keyed_generator
 from lightning_gen.data import GaussianGrid
-from lightning_gen.errors import InputError
 from lightning_gen.metrics import ModeCoverage
 from lightning_gen.metrics.base import FeatureSet, figure_name
 from lightning_gen.models import load
-from lightning_gen.models.base import keyed_seed
 from lightning_gen.models.checkpoint import load_data, read_checkpoint
 
 DEVIATIONS = 3  # radius of high quality
@@ -95,7 +95,7 @@ def config_row(config: str, options: argparse.Namespace) -> dict:
         checkpoint = read_checkpoint(run.last)
         model, source = load(run.last, checkpoint=checkpoint), load_data(checkpoint["lightning_gen"]).source
         metric = coverage(source)
-        generator = torch.Generator().manual_seed(keyed_seed(seed, "modes"))
+        generator = keyed_generator(seed, "modes")
         found.append(figures(metric, model.sample(options.n, generator=generator)))
         summaries.append(run.summary() | {"run": str(run.path)})
     return row(

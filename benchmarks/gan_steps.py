@@ -53,10 +53,10 @@ from digits import surroundings
 from lightning_gen import cli
 from lightning_gen.callbacks import EMA, LearningRate
 from lightning_gen.commands import training
+from lightning_gen.core.descriptions import build, describe
+from lightning_gen.core.errors import InputError
+from lightning_gen.core.files import finite
 from lightning_gen.data import ImageDataModule
-from lightning_gen.describe import build
-from lightning_gen.errors import InputError
-from lightning_gen.files import finite
 from lightning_gen.models import GAN, ImageModule
 from lightning_gen.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
 
@@ -188,7 +188,7 @@ def affine(n: int, entries: Sequence[Sequence[Any]]) -> Tensor:
 def ada(options: Any, p: Tensor, chance: Any) -> Callable[[Tensor], Tensor]:
     """Draw one change for each image of a batch, of every operation with probability p (Karras et al. 2020)."""
     u, z = iter(chance.uniform(21).unbind(1)), iter(chance.normal(7).unbind(1))
-    n, once = chance.n if isinstance(chance, Chance) else chance.batch_size, 1 - (1 - p).sqrt()
+    n, once = chance.n, 1 - (1 - p).sqrt()
 
     def some(name: str, chosen: Tensor, value: Tensor, neutral: float, probability: Tensor = p) -> Tensor:
         wanted = (chosen < probability) & (name in options.operations)
@@ -254,7 +254,6 @@ class Seen(NamedTuple):
     labels: Tensor | None
     real_scores: Tensor
     fake_scores: Tensor
-    chance: Any
 
 
 def gradient(critic: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
@@ -264,27 +263,27 @@ def gradient(critic: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor
     return found.flatten(1)
 
 
-def r1(loop: HandWritten, options: Any, seen: Seen) -> Tensor:
+def r1(loop: HandWritten, options: Any, seen: Seen, chance: Any) -> Tensor:
     return gradient(loop.critic, seen.real, seen.labels).square().sum(1).mean() / 2
 
 
-def r2(loop: HandWritten, options: Any, seen: Seen) -> Tensor:
+def r2(loop: HandWritten, options: Any, seen: Seen, chance: Any) -> Tensor:
     return gradient(loop.critic, seen.fake, seen.labels).square().sum(1).mean() / 2
 
 
-def wgan_gp(loop: HandWritten, options: Any, seen: Seen) -> Tensor:
-    u = seen.chance.uniform(1).to(seen.real.dtype).view(-1, 1, 1, 1)
+def wgan_gp(loop: HandWritten, options: Any, seen: Seen, chance: Any) -> Tensor:
+    u = chance.uniform(1).to(seen.real.dtype).view(-1, 1, 1, 1)
     between = u * seen.real + (1 - u) * seen.fake
     return (gradient(loop.critic, between, seen.labels).norm(dim=1) - options.target).square().mean()
 
 
-def dragan(loop: HandWritten, options: Any, seen: Seen) -> Tensor:
-    noise = seen.chance.normal(seen.real[0].numel()).to(seen.real.dtype).view_as(seen.real)
+def dragan(loop: HandWritten, options: Any, seen: Seen, chance: Any) -> Tensor:
+    noise = chance.normal(seen.real[0].numel()).to(seen.real.dtype).view_as(seen.real)
     around = seen.real + options.std * noise
     return (gradient(loop.critic, around, seen.labels).norm(dim=1) - options.target).square().mean()
 
 
-def lecam(loop: HandWritten, options: Any, seen: Seen) -> Tensor:
+def lecam(loop: HandWritten, options: Any, seen: Seen, chance: Any) -> Tensor:
     if loop.anchors is None:
         loop.anchors = torch.zeros(3, dtype=seen.real.dtype)
     means = torch.stack([seen.real_scores.detach().mean(), seen.fake_scores.detach().mean(), torch.ones(())])
@@ -293,11 +292,11 @@ def lecam(loop: HandWritten, options: Any, seen: Seen) -> Tensor:
     return (seen.real_scores - fake).square().mean() + (seen.fake_scores - real).square().mean()
 
 
-def consistency(loop: HandWritten, options: Any, seen: Seen) -> Tensor:
-    changed = diff_augment(options.augmentation, seen.chance)(seen.real)
+def consistency(loop: HandWritten, options: Any, seen: Seen, chance: Any) -> Tensor:
+    changed = diff_augment(options.augmentation, chance)(seen.real)
     value = (seen.real_scores - loop.critic(changed, seen.labels)).square().mean()
     if options.fake_weight:
-        changed = diff_augment(options.augmentation, seen.chance)(seen.fake)
+        changed = diff_augment(options.augmentation, chance)(seen.fake)
         value = value + options.fake_weight * (seen.fake_scores - loop.critic(changed, seen.labels)).square().mean()
     return value
 
@@ -344,11 +343,11 @@ PENALTIES = {
     "DRAGAN": dragan,
     "LeCam": lecam,
     "Consistency": consistency,
-    "OrthogonalRegularisation": lambda loop, options, seen: orthogonal(loop.critic_filters),
+    "OrthogonalRegularisation": lambda loop, *_: orthogonal(loop.critic_filters),
 }
 GENERATOR_PENALTIES = {
     "PathLength": path_length,
-    "OrthogonalRegularisation": lambda loop, options, *_: orthogonal(loop.generator_filters),
+    "OrthogonalRegularisation": lambda loop, *_: orthogonal(loop.generator_filters),
 }
 
 
@@ -382,7 +381,7 @@ class HandWritten:
         self.critic_steps, self.auxiliary = model.critic_steps, model.auxiliary
         self.generator_parameters = list(self.generator.parameters())
         self.critic_parameters = list(self.critic.parameters())
-        self.loss, self.pixels = named(LOSSES, model.loss), model.loss.compares_images
+        self.loss, self.pixels = named(LOSSES, model.loss), type(model.loss).__name__ == "PixelComparison"
         self.penalties = [(named(PENALTIES, penalty), penalty) for penalty in model.penalties]
         self.generator_penalties = [(named(GENERATOR_PENALTIES, p), p) for p in model.generator_penalties]
         self.names: dict[int, str] = {}  # of penalties' figures: the second of a class has a number
@@ -421,6 +420,9 @@ class HandWritten:
 
     def chance(self, n: int, purpose: str) -> Any:
         return Chance(n)
+
+    def chance_of(self, penalty: Any, n: int) -> Any:
+        return self.chance(n, f"penalties/{type(penalty).__name__}")
 
     def draw_ada(self, options: Any, chance: Any) -> Callable[[Tensor], Tensor]:
         return ada(options, self.p, chance)
@@ -472,8 +474,8 @@ class HandWritten:
         seen = None
         for value, options in self.penalties:
             if self.critic_steps_taken % options.every == 0:
-                seen = seen or Seen(real, fake, labels, real_scores, fake_scores, self.chance(n, "penalties"))
-                term = options.every * options.weight * value(self, options, seen)
+                seen = seen or Seen(real, fake, labels, real_scores, fake_scores)
+                term = options.every * options.weight * value(self, options, seen, self.chance_of(options, n))
                 self.figures[self.names[id(options)]] = term.detach()
                 loss = loss + term
         if not self.descend("critic", loss, self.critic_parameters, self.critic_optimizer, self.critic_clip):
@@ -512,7 +514,7 @@ class HandWritten:
             loss = loss + term
         for value, options in self.generator_penalties:
             if self.generator_steps_taken % options.every == 0:
-                term = value(self, options, latent, labels, self.chance(n, "generator-penalties"))
+                term = value(self, options, latent, labels, self.chance_of(options, n))
                 term = options.every * options.weight * term
                 self.figures[self.names[id(options)]] = term.detach()
                 loss = loss + term
@@ -560,11 +562,11 @@ class WithTheirNumbers(HandWritten):
 
     def latents(self, n: int, purpose: str) -> Tensor:
         self.numbers.images_seen = self.images_seen
-        return self.numbers.noise(n, purpose)
+        return self.numbers.training_latents(purpose, n)
 
     def chance(self, n: int, purpose: str) -> Any:
         self.numbers.images_seen = self.images_seen
-        return self.numbers.draw(n, purpose)
+        return self.numbers.context.draws(purpose, n)
 
 
 @contextlib.contextmanager
@@ -605,8 +607,6 @@ def compare_sides(make: Callable[[], GAN], data: ImageDataModule, steps: int) ->
     twin.load_state_dict(ours.state_dict())
     optimizers = ours.configure_optimizers()
     ours.optimizers = lambda use_pl_optimizer: optimizers
-    ours.generator_parameters = list(ours.generator.parameters())
-    ours.critic_parameters = list(ours.discriminator.parameters())
     return compare_steps(
         ours, ours.training_step, twin, WithTheirNumbers(twin, data), ("generator", "discriminator"), steps
     )
@@ -643,7 +643,7 @@ def compare_steps(
             with count_passes(*(getattr(model, name) for name in networks)) as counted:
                 side()
             passes.append(dict(counted))
-        figures = ours.tracked()
+        figures = ours.means.take()
         if passes[-2] != passes[-1]:
             raise InputError(f"step {step} takes {passes[-2]} passes here and {passes[-1]} in the hand-written loop")
         for name, value in hand.figures.items():
@@ -664,7 +664,7 @@ def compare_steps(
 
 def factory(model: GAN) -> Callable[[], GAN]:
     """Return what makes further models like this one."""
-    description = model.description()
+    description = describe(model)
     return lambda: build(description, ImageModule, ("lightning_gen", "torch"), spec=model.spec)
 
 

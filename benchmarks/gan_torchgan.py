@@ -59,10 +59,10 @@ from digits import (
     surroundings,
 )
 
+from lightning_gen.core.errors import InputError
+from lightning_gen.core.files import write_atomically
 from lightning_gen.data import FashionMNIST
 from lightning_gen.data.stream import TrainStream
-from lightning_gen.errors import InputError
-from lightning_gen.files import write_atomically
 from lightning_gen.metrics import FashionMNISTExtractor
 
 INSTALL = "torchgan is not installed: pip install --no-deps torchgan==0.1.0"

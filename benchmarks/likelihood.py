@@ -69,10 +69,13 @@ from digits import (
 )
 
 from lightning_gen import cli
+from lightning_gen.bijections import UniformDequantizer
 from lightning_gen.callbacks.evaluation import score_likelihood
+from lightning_gen.core.errors import InputError
+from lightning_gen.core.protocols import HasLikelihood
+from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data import Digits, Images
 from lightning_gen.distributions import DiscretizedGaussian
-from lightning_gen.errors import InputError
 from lightning_gen.metrics import BitsPerDimension, bits_per_dimension
 from lightning_gen.metrics.likelihood import figure_of
 from lightning_gen.models import (
@@ -80,13 +83,12 @@ from lightning_gen.models import (
     ChowLiuMixture,
     GaussianMixture,
     GenerativeModule,
-    HasLikelihood,
     HiddenMarkovModel,
     Uniform,
     load,
 )
+from lightning_gen.models.classical import ClassicalModel
 from lightning_gen.samplers import AnnealedImportanceSampling, GaussianDecoder, LatentTarget, importance_sampling
-from lightning_gen.spec import ImageSpec
 
 QUICKSTART = "configs/quickstart.yaml"
 UNIFORM = "configs/classical/uniform-digits.yaml"
@@ -135,7 +137,7 @@ def config_row(config: str, scorer: Scorer, options: argparse.Namespace) -> dict
         name = figure_of(facts["kind"])
         figures.append(found | {f"{name}_train": training[name]} | of_samples(scorer, model, options.n, seed))
         summaries.append(run.summary() | {"run": str(run.path)})
-        passes.append(getattr(model, "passes", 0))
+        passes.append(model.em.passes if isinstance(model, ClassicalModel) else 0)
     target, slack = TARGETS.get(Path(config).stem, (None, None)) if options.part == "test" else (None, None)
     mean = statistics.fmean(each[name] for each in figures)
     return row(
@@ -150,7 +152,7 @@ def config_row(config: str, scorer: Scorer, options: argparse.Namespace) -> dict
         met=None if slack is None else mean <= target + slack,
         met_by_every_seed=None if slack is None else max(each[name] for each in figures) <= target + slack,
         n=options.n,
-        free_parameters=getattr(model, "free_parameters", 0),
+        free_parameters=model.density.free_parameters if isinstance(model, ClassicalModel) else 0,
         passes=passes,
         images_seen=[summary["images_seen"] for summary in summaries],
         runs=[summary["run"] for summary in summaries],
@@ -180,14 +182,15 @@ def noisy_digits(n: int) -> np.ndarray:
 def equal_mixtures(levels: np.ndarray, components: int) -> tuple[GaussianMixture, SklearnMixture, np.ndarray]:
     """Return our mixture and scikit-learn's, at the same parameters and without a prior, and the latter's data."""
     ours = GaussianMixture(Digits().spec, components, prior_strength=0.0)
-    ours.weight_prior = ours.parts.noise_variance = 0.0
-    x = ours.data_of(torch.from_numpy(levels))
+    parts = ours.density.parts
+    ours.density.weight_prior = parts.noise_variance = 0.0
+    x = ours.data_of(torch.from_numpy(levels).flatten(1))
     # Near each other: each begins with a share of all images, so none becomes singular within a few iterations.
-    ours.parts.hold("mean", x.mean(0) + 0.2 * (x[:components] - x.mean(0)))
+    parts.hold("mean", x.mean(0) + 0.2 * (x[:components] - x.mean(0)))
     whitening = torch.linalg.inv(torch.linalg.cholesky(x.T.cov()))
-    ours.parts.hold("whitening", whitening.repeat(components, 1, 1))
+    parts.hold("whitening", whitening.repeat(components, 1, 1))
     theirs = SklearnMixture(components, reg_covar=0.0)
-    theirs.weights_, theirs.means_ = np.full(components, 1 / components), ours.parts.mean.detach().numpy().copy()
+    theirs.weights_, theirs.means_ = np.full(components, 1 / components), parts.mean.detach().numpy().copy()
     theirs.precisions_cholesky_ = np.ascontiguousarray(whitening.T.numpy()[None].repeat(components, 0))
     return ours, theirs, x.numpy()
 
@@ -213,12 +216,13 @@ def em(options: argparse.Namespace) -> Iterator[dict]:
     """Yield the one row: seconds of an EM iteration of each side, in turn, and their ratio."""
     levels = noisy_digits(options.rows)
     ours, theirs, x = equal_mixtures(levels, options.components)
-    images = torch.from_numpy(levels)
+    images = torch.from_numpy(levels).flatten(1)
     heights: dict[str, list[float]] = {"ours": [], "scikit-learn": []}
     seconds: dict[str, list[float]] = {"ours": [], "scikit-learn": []}
 
+    @torch.no_grad()
     def our_step() -> None:
-        heights["ours"].append(ours.em_step(images) / len(images))
+        heights["ours"].append(ours.em.step(images) / len(images))
 
     def their_step() -> None:
         mean, log_shares = theirs._e_step(x)
@@ -410,7 +414,7 @@ def discretized_checks() -> Iterator[dict]:
     error = abs(entropy + float((probs * np.log2(np.clip(probs, 1e-300, None))).sum()) / 4)
     yield check(name, "mean over all levels, against the entropy", error, 1e-6, "bits per dimension")
     decoder = GaussianDecoder(spec, 3, lambda z, labels: mean.expand(len(z), 1, 2, 2), sigma)
-    levels = decoder.draw_levels(torch.zeros(50, 3), generator=generator)
+    levels = decoder.draw_levels(torch.zeros(50, 3), None, generator)
     rows = levels.flatten(1).numpy()
     known = torch.from_numpy(np.log(probs[rows, np.arange(4)]).sum(1))
     for path, nats in annealed(decoder.target(levels), torch.zeros(50, 3), generator).items():
@@ -424,13 +428,15 @@ def dequantized_checks() -> Iterator[dict]:
     spec, generator = ImageSpec(1, 4, 4, levels=17), torch.Generator().manual_seed(0)
     centre, deviation = torch.linspace(-3, 3, 16, dtype=torch.float64), 1.0
     for noises in (1, 16, 256):
-        model = GaussianMixture(spec, 1, noises=noises)
-        model.parts.hold("mean", centre[None])
-        model.parts.hold("whitening", torch.eye(16, dtype=torch.float64)[None] / deviation)
+        model = GaussianMixture(spec, 1, dequantizer=UniformDequantizer(noises))
+        model.density.parts.hold("mean", centre[None])
+        model.density.parts.hold("whitening", torch.eye(16, dtype=torch.float64)[None] / deviation)
         levels = model.sample(1000, generator=generator)
-        middle = model.data_of(levels) - centre
+        middle = model.data_of(levels.flatten(1)) - centre
         known = (Normal(0.0, deviation).cdf(middle + 0.5) - Normal(0.0, deviation).cdf(middle - 0.5)).log().sum(1)
-        error = float(bits_per_dimension(model.likelihood(levels).nats - known, spec).mean())
+        with torch.no_grad():
+            found = model.likelihood(levels, generator=generator).nats
+        error = float(bits_per_dimension(found - known, spec).mean())
         yield check(
             "known Gaussian, dequantized",
             f"GaussianMixture, {noises} noises, mean of 1,000 images",

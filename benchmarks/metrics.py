@@ -51,6 +51,7 @@ from digits import cpu_model
 from table import markdown
 
 from lightning_gen.callbacks.recorder import git_commit, package_versions
+from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data import Digits
 from lightning_gen.metrics import (
     CopyShare,
@@ -71,7 +72,6 @@ from lightning_gen.metrics import (
 )
 from lightning_gen.metrics.base import moments_of
 from lightning_gen.metrics.frechet import matrix_root
-from lightning_gen.spec import ImageSpec
 
 Line = dict[str, Any]
 PARTS = ("fidelity", "passes", "wide", "frechet")

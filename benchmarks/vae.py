@@ -62,11 +62,12 @@ from likelihood import bits, of_samples
 
 from lightning_gen.callbacks import Diagnostics
 from lightning_gen.callbacks.evaluation import choose_images
+from lightning_gen.core.errors import InputError
+from lightning_gen.core.protocols import HasImportanceSamples, HasLikelihood
 from lightning_gen.data import Digits, FashionMNIST, Images
-from lightning_gen.errors import InputError
 from lightning_gen.metrics import DigitsExtractor, FashionMNISTExtractor
 from lightning_gen.metrics.likelihood import figure_of
-from lightning_gen.models import GenerativeModule, HasLikelihood
+from lightning_gen.models import GenerativeModule
 
 DATA = {"digits": (Digits, DigitsExtractor), "fashion_mnist": (FashionMNIST, FashionMNISTExtractor)}
 TARGETS = {"digits": 1.88}  # bits per dimension of the test part
@@ -80,14 +81,14 @@ def some(images: Images, n: int) -> Images:
 
 def bound(model: GenerativeModule, images: Images, samples: int) -> tuple[dict[str, float], dict[str, Any]]:
     """Return bits per dimension of all images, with so many latents where the model has that choice, and of what."""
-    if hasattr(model, "importance_samples"):
+    if isinstance(model, HasImportanceSamples):
         model.importance_samples = samples
     return bits(model, images)
 
 
 def elbo(model: GenerativeModule, images: Images, noises: int) -> float:
     """Return bits per dimension with one latent for each image, the mean over so many noises."""
-    if not hasattr(model, "importance_samples"):
+    if not isinstance(model, HasImportanceSamples):
         return next(iter(bits(model, images)[0].values()))
     model.importance_samples = 1
     return statistics.fmean(next(iter(bits(model, images, seed)[0].values())) for seed in range(noises))

@@ -60,9 +60,9 @@ from digits import printer, row, surroundings
 
 from lightning_gen import cli
 from lightning_gen.commands import training
+from lightning_gen.core.errors import InputError
 from lightning_gen.data import Digits, FashionMNIST, Source
 from lightning_gen.distributions import PixelLikelihood
-from lightning_gen.errors import InputError
 from lightning_gen.models import load
 from lightning_gen.networks import MLPDecoder, MLPEncoder
 from lightning_gen.runs import RunFolder
@@ -79,19 +79,19 @@ class SquaredError(PixelLikelihood):
     """Half the squared distance to tanh of what the decoder gives, in unit values: pythae's "mse", no probability."""
 
     @property
-    def planes(self) -> int:
+    def out_channels(self) -> int:
         return self.spec.channels
 
     def squares(self, levels: Tensor, theta: Tensor) -> Tensor:
         return F.mse_loss(torch.tanh(theta), self.spec.to_unit(levels, theta.dtype), reduction="none")
 
-    def place_nats(self, levels: Tensor, theta: Tensor) -> Tensor:
+    def log_prob_map(self, levels: Tensor, theta: Tensor) -> Tensor:
         return -0.5 * self.squares(levels, theta).sum(1)
 
     def log_prob(self, levels: Tensor, theta: Tensor) -> Tensor:
         return -0.5 * self.squares(levels, theta).flatten(1).sum(1)  # in one pass
 
-    def sample(self, theta: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, theta: Tensor, noise: Tensor) -> Tensor:
         return self.spec.to_levels(torch.tanh(theta))
 
     def mean(self, theta: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -45,9 +46,9 @@ from gan_steps import CLOCKS, PARTS, callback_of, compare_steps, factory
 
 from lightning_gen import cli
 from lightning_gen.callbacks import EMA, LearningRate
+from lightning_gen.core.errors import InputError
+from lightning_gen.core.files import finite
 from lightning_gen.data import ImageDataModule
-from lightning_gen.errors import InputError
-from lightning_gen.files import finite
 from lightning_gen.models import VAE
 
 LIMIT = 1.05
@@ -207,7 +208,7 @@ class WithTheirNumbers(HandWritten):
 
     def noise(self, samples: int, n: int) -> Tensor:
         self.numbers.images_seen = self.images_seen
-        return self.numbers._noise(samples, n)
+        return self.numbers.context.normal("posterior", samples, n, self.latent_dim, dim=1).to(self.dtype)
 
 
 def compare_sides(make: Callable[[], VAE], data: ImageDataModule, steps: int = STEPS) -> dict[str, Any]:
@@ -224,7 +225,7 @@ def compare_sides(make: Callable[[], VAE], data: ImageDataModule, steps: int = S
         loss = ours.training_step(batch, number)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        ours.on_before_optimizer_step(optimizer)
+        ours.guard.on_before_optimizer_step(SimpleNamespace(precision="64-true"), ours, optimizer)
         optimizer.step()
 
     return compare_steps(ours, step_of_ours, twin, WithTheirNumbers(twin, data), ("encoder", "decoder"), steps)

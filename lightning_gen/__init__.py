@@ -2,12 +2,16 @@
 
 from importlib import import_module
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Importing torch takes seconds; `lightning --help` and typing mistakes must answer before that.
-_LAZY = {"ImageSpec": "lightning_gen.spec", "load": "lightning_gen.models.checkpoint"}
+_LAZY = {
+    "ImageSpec": "lightning_gen.core.spec",
+    "InputError": "lightning_gen.core.errors",
+    "load": "lightning_gen.models.checkpoint",
+}
 
-__all__ = ["ImageSpec", "__version__", "load"]
+__all__ = ["ImageSpec", "InputError", "__version__", "load"]
 
 
 def __getattr__(name: str):

@@ -1,7 +1,5 @@
 """The console script: finds the verb, and imports only what that verb needs."""
 
-from __future__ import annotations
-
 import difflib
 import os
 import sys
@@ -10,7 +8,7 @@ from importlib import import_module
 
 from lightning_gen import __version__, shipped
 from lightning_gen.commands.verbs import COMMANDS, TRAINING, fail
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError
 from lightning_gen.shipped import configs_folder
 from lightning_gen.sweeps.trial import join
 

@@ -1,7 +1,5 @@
 """What the name of a figure tells: the part it is of, its direction, the kind of a likelihood."""
 
-from __future__ import annotations
-
 import re
 from types import MappingProxyType
 from typing import Any

@@ -13,8 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from lightning_gen.errors import InputError
-from lightning_gen.files import write_atomically, write_json
+from lightning_gen.core import InputError, write_atomically, write_json
 
 CHILD_VARIABLE = "LIGHTNING_GEN_RUN_FOLDER"
 FINISHED, RUNNING, PRUNED = "finished", "running", "pruned"

@@ -1,11 +1,9 @@
 """The configs and sweep files that come with the package; imports nothing slow."""
 
-from __future__ import annotations
-
 import difflib
 from pathlib import Path
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError
 
 
 def configs_folder() -> Path:

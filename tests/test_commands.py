@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 
 import lightning_gen
 from lightning_gen.cli import main
+from lightning_gen.core.randomness import keyed_generator
 from lightning_gen.runs import RunFolder
 
 CONFIG = str(Path(__file__).parent / "conf" / "gan.yaml")
@@ -57,30 +59,134 @@ def test_sampler_options_and_live_weights_change_the_samples(run, tmp_path):
     assert not np.array_equal(live, plain)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
+def test_bad_sampling_options(run, tmp_path, capsys):
+    for arguments, expected in [
         (["--sampler.temprature", "1"], "LatentSampler has no option 'temprature': did you mean 'temperature'?"),
+        (["--sampler.xyz", "1"], "LatentSampler has no option 'xyz': it has temperature, truncation, chunk_size"),
         (["--sampler.temperature", "0"], "sampler.temperature must be above 0"),
+        (["--sampler.temperature", "warm"], "--sampler.temperature: expected a number, got 'warm'"),
         (["--sampler.temperature"], "--sampler.temperature needs a value"),
+        (["--sampler.chunk_size", "0"], "sampler.chunk_size must be a positive integer, got 0"),
+        (["--sampler"], "--sampler needs a value"),
+        (["--sampler", "StylSampler"], "--sampler StylSampler: no sampler of that name: did you mean 'StyleSampler'?"),
+        (["--sampler=xyz"], "--sampler xyz: no sampler of that name: there are AncestralSampler, CodeSampler, Latent"),
+        (
+            ["--sampler", "lightning_gen.samplers.Nope"],
+            "--sampler lightning_gen.samplers.Nope: no sampler of that name",
+        ),
+        (["--sampler", "no_such.Sampler"], "--sampler no_such.Sampler: no sampler of that name"),
+        (["--sampler", "StyleSampler", "--sampler.ps", "1"], "StyleSampler has no option 'ps': did you mean 'psi'?"),
+        (["--sampler", "StyleSampler", "--sampler.psi", ".inf"], "sampler.psi must be finite, got inf"),
+        (["--sampler.psi", "0.5"], "LatentSampler has no option 'psi': it has temperature, truncation, chunk_size"),
         (["--labels", "[1]"], "is not class-conditional"),
         (["--device", "cuda:77"], "--device cuda:77"),
         (["--device", "gpux"], "--device gpux"),
+    ]:
+        line = refused(capsys, "sample", str(run.last), "--out", str(tmp_path / "x"), *arguments)
+        assert expected in line, arguments
+        assert not (tmp_path / "x").exists(), arguments
+
+
+# Another sampler than the model's own
+
+
+@pytest.fixture(scope="module")
+def styles(tmp_path_factory) -> RunFolder:
+    """A class-conditional generator with styles, which draws with a plain LatentSampler."""
+    root = tmp_path_factory.mktemp("styles")
+    options = ["--budget.images=64", "--grid.n=0", "--diagnostics.n=0", "--evaluation.extractor=null"]
+    config = str(Path(__file__).parent / "conf" / "full.yaml")
+    more = ["--evaluation.metrics=null", "--checkpoint.monitor=null"]
+    main(["fit", "--config", config, f"--run.root={root}", *options, *more])
+    return RunFolder(root / "full" / "version_0")
+
+
+def test_a_sampler_with_its_options_is_given_on_the_command_line(styles, tmp_path):
+    plain = sample(styles, tmp_path / "plain", "--n", "20")
+    half = sample(styles, tmp_path / "half", "--n", "20", "--sampler", "StyleSampler", "--sampler.psi", "0.5")
+    by_path = ["--sampler=lightning_gen.samplers.StyleSampler", "--sampler.psi=0.5", "--sampler.chunk_size=7"]
+    np.testing.assert_array_equal(half, sample(styles, tmp_path / "path", "--n", "20", *by_path))
+    np.testing.assert_array_equal(plain, sample(styles, tmp_path / "one", "--n", "20", "--sampler", "StyleSampler"))
+    # by hand: styles half way to the mean of the image's class
+    model = lightning_gen.load(styles.last)
+    labels = torch.arange(10).repeat(2)
+    latent = model.draw_latents(20, labels, generator=keyed_generator(0, "sample"))
+    with torch.no_grad():
+        z, noise = model.generator.split(latent)
+        w = model.generator.styles(z, labels)
+        mean = model.generator.styles(z, labels, psi=0.0)
+        expected = model.spec.to_levels(model.generator.synthesise(mean + 0.5 * (w - mean), noise))
+    np.testing.assert_array_equal(half, expected.numpy())
+    assert not np.array_equal(half, plain)
+
+
+@pytest.mark.parametrize("name", ["StyleSampler", "AncestralSampler", "PriorSampler", "CodeSampler"])
+def test_a_sampler_that_is_not_for_the_model_ends_in_one_line(run, tmp_path, capsys, name):
+    line = refused(capsys, "sample", str(run.last), "--out", str(tmp_path / "x"), "--sampler", name)
+    assert name in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--sampler.temperature", "a=b"], "--sampler.temperature: expected a number, got 'a=b'"),
+        (["--sampler", "no.such.Sampler"], "--sampler no.such.Sampler: no sampler of that name"),
+        (["--sampler", "lightning_gen.samplers.Sampler"], "--sampler lightning_gen.samplers.Sampler: "),
     ],
 )
-def test_bad_sampling_options(run, tmp_path, capsys, arguments, expected):
-    with pytest.raises(SystemExit) as stop:
-        main(["sample", str(run.last), "--out", str(tmp_path / "x"), *arguments])
-    assert stop.value.code == 2
-    assert expected in capsys.readouterr().err
-    assert not (tmp_path / "x").exists()
+def test_further_mistakes_about_samplers_end_in_one_line(run, tmp_path, capsys, arguments, expected):
+    assert refused(capsys, "sample", str(run.last), "--out", str(tmp_path / "x"), *arguments).startswith(expected)
+
+
+def test_figures_say_how_samples_were_drawn(run, styles, tmp_path):
+    out, name = tmp_path / "out.json", "lightning_gen.samplers.latent.LatentSampler"
+    nested = {"class_path": name, "init_args": {"temperature": 1.0, "truncation": None, "chunk_size": None}}
+    assert run.summary()["sampler"] == nested
+    flat = {"sampler_class_path": name, "sampler_init_args_temperature": 1, "sampler_init_args_truncation": None}
+
+    def sampler_of(file: Path) -> dict:
+        return {key: value for key, value in json.loads(file.read_text()).items() if key in flat}
+
+    main(["validate", "--config", str(run.path / "config.yaml"), "--ckpt_path", "last"])
+    assert sampler_of(run.path / "validate.json") == flat
+    main(["evaluate", str(run.last), "--n", "20", "--json", str(out)])
+    assert sampler_of(out) == flat
+    main(["evaluate", str(run.last), "--n", "20", "--json", str(out), "--sampler.truncation", "0.7"])
+    assert sampler_of(out) == {**flat, "sampler_init_args_truncation": 0.7}
+    other = ["--extractor", "digits", "--sampler", "StyleSampler", "--sampler.psi", "0.7"]
+    main(["evaluate", str(styles.last), "--n", "20", "--json", str(out), *other])
+    report = json.loads(out.read_text())
+    assert report["sampler_class_path"] == "lightning_gen.samplers.latent.StyleSampler"
+    assert report["sampler_init_args_psi"] == 0.7
+    small = ["--n", "2", "--steps", "2", "--chains", "2", "--simulated", "0", "--sigma", "0.5"]
+    main(["ais", str(run.last), *small, "--json", str(out)])
+    assert sampler_of(out) == flat
+
+
+def test_checkpoints_of_another_format_are_refused_in_one_line(run, tmp_path, capsys):
+    checkpoint = torch.load(run.last, weights_only=True)
+    config = ["--config", CONFIG, "--run.root", str(tmp_path / "runs")]
+    for number, remedy in ((1, "train anew, or use the version that wrote it"), (3, "upgrade lightning-gen")):
+        checkpoint["lightning_gen"] |= {"format": number, "version": "0.0.7"}
+        file = tmp_path / f"format{number}.ckpt"
+        torch.save(checkpoint, file)
+        said = f"the checkpoint has format {number} (written by lightning-gen 0.0.7), this version reads 2: {remedy}"
+        for arguments in (
+            ["sample", str(file), "--out", str(tmp_path / "x")],
+            ["evaluate", str(file)],
+            ["interpolate", str(file), "--out", str(tmp_path / "x.png")],
+            ["ais", str(file)],
+            ["validate", *config, "--ckpt_path", str(file)],
+            ["fit", *config, "--ckpt_path", str(file)],
+            ["fit", *config, "--init_from", str(file)],
+        ):
+            assert refused(capsys, *arguments) == said, arguments
+    assert not (tmp_path / "runs").exists()
 
 
 def test_python_and_command_line_agree(run, tmp_path):
     model = lightning_gen.load(run.last)
-    from lightning_gen.models.base import keyed_seed
-
-    levels = model.sample(16, generator=torch.Generator().manual_seed(keyed_seed(0, "sample")))
+    levels = model.sample(16, generator=keyed_generator(0, "sample"))
     np.testing.assert_array_equal(levels.numpy(), sample(run, tmp_path / "a", "--n", "16"))
 
 

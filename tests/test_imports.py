@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 import lightning_gen
+from lightning_gen import core
 
 ROOT = Path(lightning_gen.__file__).parent
 
 # Each may import those before it, and modules of its own line.
 ORDER = (
-    ("errors",),
-    ("spec", "draw"),
-    ("files", "describe", "runs", "shipped", "figures"),
+    ("core",),
+    ("runs", "shipped", "figures"),
     ("networks",),
     ("bijections",),
     ("distributions",),
@@ -23,6 +23,7 @@ ORDER = (
     ("samplers",),
     ("metrics",),
     ("data",),
+    ("steps",),
     ("models",),
     ("sweeps", "report"),
     ("callbacks",),
@@ -33,23 +34,10 @@ ORDER = (
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
 # These two stand apart: metrics and data know nothing of models, nor of each other.
-ONLY = {"metrics": {"errors", "spec", "networks", "files"}, "data": {"errors", "spec", "draw", "files"}}
+ONLY = {"metrics": {"core", "networks"}, "data": {"core"}}
 
 # Pure mathematics and networks: usable without a trainer.
-PURE = {
-    "errors",
-    "spec",
-    "draw",
-    "files",
-    "describe",
-    "runs",
-    "figures",
-    "networks",
-    "distributions",
-    "bijections",
-    "objectives",
-    "samplers",
-}
+PURE = {"core", "runs", "figures", "networks", "distributions", "bijections", "objectives", "samplers"}
 
 
 def modules() -> dict[str, Path]:
@@ -121,17 +109,18 @@ def test_imports_point_one_way(module):
         ("networks.mlp", "from ..models.gan import GAN"),
         ("networks", "from .. import callbacks"),
         ("objectives.elbo", "from lightning_gen.samplers import LatentSampler"),
-        ("metrics.kid", "from lightning_gen.describe import describe"),
+        ("metrics.kid", "from lightning_gen.objectives import R1"),
         ("metrics.kid", "import lightning_gen.data.digits"),
         ("data.digits", "from lightning_gen.networks import MLPGenerator"),
         ("models.gan", "if True:\n    from lightning_gen.callbacks.ema import EMA"),
         ("callbacks.ema", "from lightning_gen.cli import main"),
         ("commands.sample", "from lightning_gen.cli import fail"),
-        ("spec", "from lightning_gen.models import load"),
+        ("core.spec", "from lightning_gen.models import load"),
+        ("steps.guard", "from lightning_gen.models.base import ImageModule"),
     ],
 )
 def test_wrong_arrows_are_found(module, source):
-    assert len(wrong_arrows(source, module, is_package="." not in module and module != "spec")) == 1
+    assert len(wrong_arrows(source, module, is_package="." not in module)) == 1
 
 
 @pytest.mark.parametrize(
@@ -149,7 +138,7 @@ def test_right_arrows_are_left_alone(module, source):
 
 
 @pytest.mark.parametrize(
-    "statement", ["import lightning_gen", "import lightning_gen.cli", "import lightning_gen.errors"]
+    "statement", ["import lightning_gen", "import lightning_gen.cli", "import lightning_gen.core.errors"]
 )
 def test_light_modules_stay_light(statement):
     code = (
@@ -163,8 +152,18 @@ def test_light_modules_stay_light(statement):
 def test_the_package_offers_what_it_lists():
     assert {name for name in lightning_gen.__all__ if getattr(lightning_gen, name) is not None} == {
         "ImageSpec",
+        "InputError",
         "__version__",
         "load",
     }
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = lightning_gen.nothing
+
+
+def test_core_offers_what_its_modules_hold_and_tells_editors_the_same():
+    names = core.MODULE_OF
+    assert all(getattr(core, name).__module__.startswith("lightning_gen.core") for name in names if name != "TRUSTED")
+    tree = ast.parse(Path(core.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    told = {alias.name: node.module.rpartition(".")[2] for node in block.body for alias in node.names}
+    assert told == names

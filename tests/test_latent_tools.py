@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 from torch.optim import SGD
 
 import lightning_gen
 from lightning_gen.callbacks.grid import grid_picture, to_pixels
 from lightning_gen.cli import main
+from lightning_gen.core.randomness import keyed_generator
+from lightning_gen.core.spec import ImageSpec
 from lightning_gen.distributions import FlowPrior, MixturePrior, StandardNormal
 from lightning_gen.models import GAN, VAE, Classifier, GenerativeModule
 from lightning_gen.networks import MLPDecoder, MLPDiscriminator, MLPEncoder, MLPGenerator
 from lightning_gen.networks.classifier import SmallClassifier
-from lightning_gen.spec import ImageSpec
 
 DIGITS = ImageSpec(1, 8, 8, levels=17, num_classes=10)
 COLOURS = ImageSpec(3, 16, 24)
@@ -79,16 +81,6 @@ def checkpoints(tmp_path_factory, quiet_trainer, make_batches) -> dict[str, str]
     return {name: str(folder / f"{name}.ckpt") for name in models}
 
 
-def refused(capsys, *arguments: str) -> str:
-    """Return the one line that a command ends with."""
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    assert stop.value.code == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("error: ")
-    return line
-
-
 # interpolate
 
 
@@ -149,8 +141,8 @@ def test_labels_are_those_of_the_rows_in_turn(checkpoints, tmp_path):
         ]
     )
     model = lightning_gen.load(checkpoints["conditional"])
-    generator = torch.Generator().manual_seed(lightning_gen.models.base.keyed_seed(0, "interpolate"))
-    latents = model.draw_latents(6, generator)
+    generator = keyed_generator(0, "interpolate")
+    latents = model.draw_latents(6, generator=generator)
     expected = model.decode(latents, torch.tensor([7, 7, 2, 2, 7, 7]))
     assert np.array_equal(np.asarray(Image.open(out)), np.asarray(grid_picture(expected, DIGITS, 2)))
 
@@ -160,8 +152,8 @@ def test_ways_are_straight_unless_latents_are_standard_normal(checkpoints, prior
     out = tmp_path / "between.png"
     main(["interpolate", checkpoints[prior.__name__], "--out", str(out), "--rows", "6", "--steps", "3"])
     model = lightning_gen.load(checkpoints[prior.__name__])
-    generator = torch.Generator().manual_seed(lightning_gen.models.base.keyed_seed(0, "interpolate"))
-    start, end = model.draw_latents(12, generator).view(6, 2, 4).unbind(1)
+    generator = keyed_generator(0, "interpolate")
+    start, end = model.draw_latents(12, generator=generator).view(6, 2, 4).unbind(1)
     middle = (start + end) / 2
     if prior is StandardNormal:  # of mean length, in the direction of the sum of directions
         direction = start / start.norm(dim=1, keepdim=True) + end / end.norm(dim=1, keepdim=True)
@@ -190,9 +182,9 @@ def test_colours_and_sampler_options(checkpoints, tmp_path):
     assert np.abs(cold - plain).max() > 50
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "message"),
-    [
+def test_bad_interpolations(checkpoints, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, arguments, message in [
         ("digits", ["--steps", "1"], "--steps must be at least 2: a row shows both of its ends"),
         ("digits", ["--steps", "0"], "--steps: expected a whole number of at least 1"),
         ("digits", ["--rows", "none"], "--rows: expected a whole number of at least 1"),
@@ -204,13 +196,10 @@ def test_colours_and_sampler_options(checkpoints, tmp_path):
         ("digits", ["--out", "x"], "--out x: give a name that ends in .png"),
         ("blind", ["--trust", "test_latent_tools"], "Blind draws its images without latents: there is nothing to interpolate"),
         ("classifier", [], "holds a Classifier, which draws no images"),
-    ],
-)  # fmt: skip
-def test_bad_interpolations(checkpoints, tmp_path, monkeypatch, capsys, name, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    out = [] if "--out" in arguments else ["--out", "x.png"]
-    assert message in refused(capsys, "interpolate", checkpoints[name], *out, *arguments)
-    assert not any(tmp_path.iterdir())
+    ]:  # fmt: skip
+        out = [] if "--out" in arguments else ["--out", "x.png"]
+        assert message in refused(capsys, "interpolate", checkpoints[name], *out, *arguments), arguments
+        assert not any(tmp_path.iterdir()), arguments
 
 
 # animate
@@ -300,9 +289,10 @@ def test_a_broken_grid_is_named(run, capsys, tmp_path):
     assert not (tmp_path / "run.gif").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_bad_animations(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    for arguments, message in [
         (["nowhere", "--out", "x.gif"], "nowhere: no such folder: give that of a run, such as runs/quickstart/version_0"),
         (["empty", "--out", "x.gif"], "empty: no sample grids in samples/: give the folder of a run with grid.n above 0"),
         (["version_0", "--out", "x.mp4"], "--out x.mp4: give a name that ends in .gif, .webp or .png"),
@@ -311,13 +301,9 @@ def test_a_broken_grid_is_named(run, capsys, tmp_path):
         (["version_0", "--out", "x.gif", "--seconds", "0"], "--seconds: expected a whole number of at least 1"),
         (["version_0"], "--out: is required"),
         (["version_0", "--out", "x.gif", "--fps", "3"], "--fps: no such option"),
-    ],
-)  # fmt: skip
-def test_bad_animations(run, tmp_path, monkeypatch, capsys, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").mkdir()
-    assert message in refused(capsys, "animate", *arguments)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "version_0"]
+    ]:  # fmt: skip
+        assert message in refused(capsys, "animate", *arguments), arguments
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "version_0"], arguments
 
 
 def test_pixels_of_a_grid_are_those_of_its_images():

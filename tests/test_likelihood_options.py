@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from refusals import refused
 
 import lightning_gen
-from lightning_gen.callbacks.evaluation import own_randomness
 from lightning_gen.cli import main
+from lightning_gen.core.randomness import keyed_generator
 from lightning_gen.data import Digits
-from lightning_gen.models.base import keyed_seed
 from lightning_gen.runs import RunFolder
 
 VAE = str(Path(__file__).parent / "conf" / "vae.yaml")
@@ -76,17 +76,6 @@ def validated(run: RunFolder, *options: str) -> dict:
     return json.loads((run.path / "validate.json").read_text())
 
 
-def refused(capsys, *arguments: str) -> str:
-    """Return the one line that a command ends with."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    assert stop.value.code == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    return lines[0]
-
-
 def test_a_bound_takes_as_many_importance_samples_as_are_asked_for(vae, tmp_path, capsys):
     found = {count: report_of(tmp_path, vae, "--importance_samples", str(count)) for count in (1, 40)}
     assert {count: report["num_samples"] for count, report in found.items()} == {1: 1, 40: 40}
@@ -95,8 +84,9 @@ def test_a_bound_takes_as_many_importance_samples_as_are_asked_for(vae, tmp_path
     model = lightning_gen.load(vae.last)
     images = Digits().load("val")
     levels, labels = torch.from_numpy(images.levels), torch.from_numpy(images.labels)
-    with torch.no_grad(), own_randomness(keyed_seed(0, "likelihood", 0), torch.device("cpu")):
-        weights = model.eval().terms(levels, labels, torch.randn(40, 200, model.latent_dim), exact_kl=False).log_weights
+    noise = torch.randn(40, 200, model.latent_dim, generator=keyed_generator(0, "likelihood", 0))
+    with torch.no_grad():
+        weights = model.eval().terms(levels, labels, noise).log_weights
     nats = weights.double().logsumexp(0) - math.log(40)
     assert found[40]["bpd_bound"] == pytest.approx(-float(nats.mean()) / (64 * math.log(2)), rel=1e-6)
     assert found[40]["bpd_bound"] < found[1]["bpd_bound"]
@@ -110,12 +100,14 @@ def test_a_bound_takes_as_many_importance_samples_as_are_asked_for(vae, tmp_path
 def test_the_prior_of_codes_is_given_as_to_samples(pair, tmp_path):
     run, prior = pair
     alone, both = report_of(tmp_path, run), report_of(tmp_path, run, "--sampler.prior", str(prior.last))
-    assert "prior" not in alone
-    assert both["prior"] == str(prior.last)
+    assert alone["sampler_class_path"] == both["sampler_class_path"] == "lightning_gen.samplers.latent.CodeSampler"
+    assert alone["sampler_init_args_prior"] is None
+    assert both["sampler_init_args_prior"] == str(prior.last)
     assert (alone["given_labels"], both["given_labels"]) == (False, True)
     assert both["bpd_bound"] < alone["bpd_bound"] - 0.01
     other = validated(run, "--model.sampler.prior", str(prior.last))
     assert other["val/bpd_bound"] == pytest.approx(both["bpd_bound"], rel=1e-12)
+    assert other["sampler_init_args_prior"] == str(prior.last)
     assert validated(run)["val/bpd_bound"] == pytest.approx(alone["bpd_bound"], rel=1e-12)
     trusting = report_of(tmp_path, run, f"--sampler.prior={prior.last}", "--sampler.trust=[my_package]")
     assert trusting["bpd_bound"] == both["bpd_bound"]

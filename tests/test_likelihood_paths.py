@@ -12,22 +12,26 @@ import pytest
 import torch
 from jsonargparse import Namespace
 from PIL import Image
+from refusals import refused
 
 from lightning_gen.callbacks.evaluation import choose_images, score_likelihood
 from lightning_gen.cli import main
 from lightning_gen.commands.likelihood import LikelihoodScore
 from lightning_gen.commands.plots import colours, heat_picture, histogram_picture, ticks
+from lightning_gen.core.errors import InputError
+from lightning_gen.core.protocols import Likelihood
+from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data import Digits, Images
-from lightning_gen.errors import InputError
 from lightning_gen.metrics import BitsPerDimension
-from lightning_gen.models import GenerativeModule, Likelihood
+from lightning_gen.models import GenerativeModule
 from lightning_gen.runs import RunFolder, read_metrics
-from lightning_gen.spec import ImageSpec
 
 MODELS = '''
 import math, torch
 from torch.optim import SGD
-from lightning_gen.models import GenerativeModule, Likelihood
+from lightning_gen.core.errors import Unavailable
+from lightning_gen.core.protocols import Likelihood
+from lightning_gen.models import GenerativeModule
 
 
 class Blind(GenerativeModule):
@@ -45,14 +49,14 @@ class Blind(GenerativeModule):
         self.count_images(batch)
         return self.weight * torch.randn(())
 
-    def sample(self, n, labels=None, *, generator=None):
+    def draw(self, n, labels, generator):
         return torch.randint(self.spec.levels, (n, *self.spec.shape), generator=generator).byte()
 
 
 class Uniform(Blind):
     """Every level is equally likely."""
 
-    def likelihood(self, levels, labels=None):
+    def likelihood(self, levels, labels=None, *, generator=None):
         nats = torch.full((len(levels),), -self.spec.dims * math.log(self.spec.levels), dtype=torch.float64)
         return Likelihood(nats, "exact")
 
@@ -62,17 +66,17 @@ class Uniform(Blind):
 
 
 class Noisy(Uniform):
-    """Draws noise for its likelihood, from torch's global generator."""
+    """Draws noise for its likelihood."""
 
-    def likelihood(self, levels, labels=None):
-        nats = levels.double().flatten(1).mean(1) - torch.rand(len(levels)) - 100
+    def likelihood(self, levels, labels=None, *, generator=None):
+        nats = levels.double().flatten(1).mean(1) - torch.rand(len(levels), generator=generator) - 100
         return Likelihood(nats, "dequantized", 3)
 
 
 class Keyed(Uniform):
     """Draws noise for its likelihood from a generator of its own, keyed on its seed."""
 
-    def likelihood(self, levels, labels=None):
+    def likelihood(self, levels, labels=None, *, generator=None):
         noise = torch.rand((), generator=torch.Generator().manual_seed(self.seed))
         return Likelihood(-100 - noise.expand(len(levels)), "dequantized", 3)
 
@@ -82,7 +86,7 @@ class Labelled(Uniform):
 
     conditional = True
 
-    def likelihood(self, levels, labels=None):
+    def likelihood(self, levels, labels=None, *, generator=None):
         return Likelihood(-self.spec.dims * math.log(2) * labels.double(), "bound", 7)
 
 
@@ -91,8 +95,15 @@ class Broken(Uniform):
 
     conditional = True
 
-    def likelihood(self, levels, labels=None):
+    def likelihood(self, levels, labels=None, *, generator=None):
         return Likelihood(torch.where(labels == 3, -math.inf, -1.0), "exact")
+
+
+class Fickle(Uniform):
+    """Has no likelihood as it is configured, and says so."""
+
+    def likelihood(self, levels, labels=None, *, generator=None):
+        raise Unavailable("Fickle: it has no likelihood without a prior: fit one")
 '''
 CONFIG = """
 model: {class_path: likely.Uniform}
@@ -131,17 +142,6 @@ def uniform(place, tmp_path_factory) -> RunFolder:
 
 def evaluate(run: RunFolder, *options: str) -> None:
     main(["evaluate", str(run.last), "--trust", "likely", "--likelihood", *options])
-
-
-def refused(capsys, *arguments: str) -> str:
-    """Return the one line that a command ends with."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    assert stop.value.code == 2
-    line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith("error: ")
-    return line
 
 
 # One figure on every path
@@ -243,7 +243,7 @@ def test_fewer_images_are_always_the_same(place, tmp_path):
 
 @pytest.mark.slow
 def test_two_ranks_find_the_figure_of_one(place, tmp_path):
-    # 200 images in chunks of 30: seven, of which one rank has four; the noise is drawn from the global generator.
+    # 200 images in chunks of 30: seven, of which one rank has four; the noise of each is its own.
     options = ["--model=likely.Noisy", "--evaluation.batch_size=30", "--budget.images=320"]
     one = fit(place, tmp_path / "one", *options, "--data.batch_size=32")
     command = [sys.executable, "-m", "lightning_gen", "fit", "--config", str(place / "likely.yaml")]
@@ -270,11 +270,11 @@ class Shy(GenerativeModule):
     def sample(self, n, labels=None, *, generator=None):
         pytest.fail("nobody asked for samples")
 
-    def likelihood(self, levels, labels=None):
+    def likelihood(self, levels, labels=None, *, generator=None):
         assert not torch.is_grad_enabled()
         assert not self.training
         assert labels is None
-        nats = -levels.double().flatten(1).sum(1) - torch.rand(())
+        nats = -levels.double().flatten(1).sum(1) - torch.rand((), generator=generator)
         return Likelihood(nats.sum() if self.wrong else nats, "estimate", 2)
 
 
@@ -309,6 +309,25 @@ def test_a_likelihood_that_is_not_finite_stops_evaluation_but_not_training(place
     line = refused(capsys, "evaluate", str(run.last), "--trust", "likely", "--likelihood")
     assert f"{count} of 200 images have a log-probability that is not finite" in line
     assert line.endswith("(val images)")
+
+
+def test_a_likelihood_that_a_configuration_does_not_have_ends_only_what_asks_for_it(place, tmp_path, capsys):
+    reason = "Fickle: it has no likelihood without a prior: fit one"
+    with pytest.warns(UserWarning, match=f"no likelihood: {reason}") as told:
+        run = fit(place, tmp_path, "--model=likely.Fickle")
+    assert [str(warning.message) for warning in told].count(f"no likelihood: {reason}") == 1  # of two evaluations
+    assert run.is_finished()
+    assert run.summary()["last"] == {}
+    assert refused(capsys, "evaluate", str(run.last), "--trust", "likely", "--likelihood") == reason
+    main(["sample", str(run.last), "--trust", "likely", "--n", "3", "--out", str(tmp_path / "samples")])
+
+
+def test_validate_says_why_there_is_nothing_to_report(place, tmp_path, capsys):
+    run = fit(place, tmp_path, "--model=likely.Fickle")
+    command = ["validate", "--config", str(run.path / "config.yaml"), f"--ckpt_path={run.last}"]
+    line = refused(capsys, *command, alone=False)
+    assert line.startswith("nothing to report: ")
+    assert "set evaluation.likelihood to true" not in line
 
 
 def test_models_without_likelihood_are_told_which_measure_they_have(place, tmp_path, capsys):
@@ -398,22 +417,23 @@ def test_pictures_that_cannot_be_written_are_refused_before_the_work(uniform, tm
         patch.setattr("lightning_gen.commands.likelihood.score_likelihood", work)
         for folder in (uniform.last / "plots", Path("/proc/plots")):
             line = refused(capsys, *command, str(folder))
-            assert line.startswith(f"error: --plots {folder}: the folder cannot be made (")
+            assert line.startswith(f"--plots {folder}: the folder cannot be made (")
     (tmp_path / "bits.png").mkdir()
     assert f"--plots {tmp_path / 'bits.png'}: cannot be written (" in refused(capsys, *command, str(tmp_path))
 
 
 class Terms(GenerativeModule):
-    """Independent pixels, the further down the less sure."""
+    """The further down a pixel and the higher its level, the less likely it is; nobody asks whether that sums to 1."""
 
     def sample(self, n, labels=None, *, generator=None):
         pytest.fail("nobody asked for samples")
 
-    def pixel_nats(self, levels, labels=None):
-        return -(1.0 + torch.arange(2.0)[:, None]) * (1 + levels.float() / 100)
+    def pixel_log_probs(self, levels, labels=None):
+        each = -(1.0 + torch.arange(2.0)[:, None, None]) * (1 + torch.arange(256) / 100)
+        return each.expand(*levels.shape, 256)
 
-    def likelihood(self, levels, labels=None):
-        return Likelihood(self.pixel_nats(levels).flatten(1).sum(1), "exact")
+    def likelihood(self, levels, labels=None, *, generator=None):
+        return Likelihood(-((1.0 + torch.arange(2.0)[:, None]) * (1 + levels / 100)).flatten(1).sum(1), "exact")
 
 
 def test_bits_of_pixels_are_means_over_images_however_they_are_cut(generator, tmp_path):
@@ -426,8 +446,11 @@ def test_bits_of_pixels_are_means_over_images_however_they_are_cut(generator, tm
         terms, calibration = scores._pixels(scores.score("val", images, held_out=True))
         np.testing.assert_allclose(terms, expected, rtol=1e-6)
         assert scores.figures["bpd"] == pytest.approx(expected.mean(), rel=1e-6)
-        assert calibration is None
-        assert scores.plot(tmp_path, images) == ["bits.png", "bits_per_pixel.png"]
+        assert calibration.curve()[0].tolist() == pytest.approx([math.exp(-2), math.exp(-1)], rel=1e-6)  # of level 0
+        assert scores.plot(tmp_path, images) == ["bits.png", "bits_per_pixel.png", "calibration.png"]
+    alone = LikelihoodScore(Shy(spec), options)  # which does not predict pixels
+    alone.score("val", images, held_out=True)
+    assert alone.plot(tmp_path, images) == ["bits.png"]
 
 
 def test_a_heat_map_shows_each_pixel_by_its_value():

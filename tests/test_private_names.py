@@ -38,6 +38,7 @@ PRIVATE = {
 }
 # Without an underscore, but in no documentation: paths of attributes from a Trainer.
 INTERNAL = {
+    "fit_loop.epoch_loop.val_loop": "an evaluation that a signal cut short is made up for before the next step",
     "fit_loop.epoch_loop.manual_optimization.optim_step_progress": "raw optimizers are not counted as steps otherwise",
     "val_check_batch": "evaluations are due by images, and Lightning counts batches",
     "enable_validation": "the last checkpoint is written after the evaluation that follows it, if one does",

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
+from refusals import refused
 
 from lightning_gen.cli import main
 from lightning_gen.report import build
@@ -23,16 +23,6 @@ def make_run(folder: Path, value: float = 1.0) -> Path:
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "metrics.csv").write_text(f"images_seen,val/fid_digits\r\n100,{value}\r\n", newline="")
     return folder
-
-
-def refused(capsys, *arguments: str) -> str:
-    """Return the one line that a command ends with."""
-    with pytest.raises(SystemExit) as stop:
-        main(["report", *arguments])
-    assert stop.value.code == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("error: ")
-    return line
 
 
 def records(page: Path) -> list[dict]:
@@ -66,16 +56,16 @@ def test_what_cannot_be_done_is_said_in_one_line(tmp_path, capsys):
     make_run(tmp_path / "runs" / "quick" / "version_0")
     (tmp_path / "empty").mkdir()
     runs, out = str(tmp_path / "runs"), str(tmp_path / "r.html")
-    assert "no such folder" in refused(capsys, str(tmp_path / "nowhere"), "--out", out)
-    assert "no runs in it" in refused(capsys, str(tmp_path / "empty"), "--out", out)
-    assert "there is no folder" in refused(capsys, runs, "--out", str(tmp_path / "nowhere" / "r.html"))
-    assert "is a folder" in refused(capsys, runs, "--out", str(tmp_path / "empty"))
-    assert "is a file" in refused(capsys, runs + "/quick/version_0/summary.json", "--out", out)
-    assert "folders come first" in refused(capsys, "--watch", runs, runs, "--out", out)
-    assert "from 0.1 to 86400" in refused(capsys, runs, "--watch", "0", "--out", out)
-    assert "DIR: is required" in refused(capsys, "--out", out)
-    assert "cannot be written" in refused(capsys, runs, "--out", str(tmp_path / ("x" * 300)))
-    assert "no such option" in refused(capsys, runs, "--oot", out)
+    assert "no such folder" in refused(capsys, "report", str(tmp_path / "nowhere"), "--out", out)
+    assert "no runs in it" in refused(capsys, "report", str(tmp_path / "empty"), "--out", out)
+    assert "there is no folder" in refused(capsys, "report", runs, "--out", str(tmp_path / "nowhere" / "r.html"))
+    assert "is a folder" in refused(capsys, "report", runs, "--out", str(tmp_path / "empty"))
+    assert "is a file" in refused(capsys, "report", runs + "/quick/version_0/summary.json", "--out", out)
+    assert "folders come first" in refused(capsys, "report", "--watch", runs, runs, "--out", out)
+    assert "from 0.1 to 86400" in refused(capsys, "report", runs, "--watch", "0", "--out", out)
+    assert "DIR: is required" in refused(capsys, "report", "--out", out)
+    assert "cannot be written" in refused(capsys, "report", runs, "--out", str(tmp_path / ("x" * 300)))
+    assert "no such option" in refused(capsys, "report", runs, "--oot", out)
     assert not Path(out).exists()
 
 
@@ -84,7 +74,9 @@ def test_without_plotly_the_remedy_is_named(tmp_path, capsys, monkeypatch):
     build.plotly_source.cache_clear()
     find = build.importlib.util.find_spec
     monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None if name == "plotly" else find(name))
-    assert "pip install 'lightning-gen[report]'" in refused(capsys, str(tmp_path), "--out", str(tmp_path / "r.html"))
+    assert "pip install 'lightning-gen[report]'" in refused(
+        capsys, "report", str(tmp_path), "--out", str(tmp_path / "r.html")
+    )
 
 
 def test_watching_builds_again_after_a_change_and_ends_with_ctrl_c(tmp_path):

@@ -2,17 +2,24 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch import seed_everything
 
+from lightning_gen.callbacks import ExactResume
 from lightning_gen.cli import main
+from lightning_gen.core import ImageSpec
+from lightning_gen.models import GenerativeModule
 from lightning_gen.runs import RunFolder, read_metrics
+from lightning_gen.steps.manual import count_step
 
 CONFIG = str(Path(__file__).parent / "conf" / "gan.yaml")
 FULL = str(Path(__file__).parent / "conf" / "full.yaml")
@@ -117,6 +124,38 @@ def test_signal_saves_and_ends(signum, code, undisturbed, tmp_path):
 def test_evaluation_consumes_no_training_randomness(undisturbed, tmp_path):
     main(["fit", "--config", CONFIG, "--run.root", str(tmp_path), "--evaluation.every", "1100", "--grid.n", "0"])
     assert_same_run(tmp_path / "gan" / "version_0" / "checkpoints" / "last.ckpt", undisturbed.last)
+
+
+class Drawing(GenerativeModule):
+    """Draws from the global generators, in training and in evaluation; keeps what training drew."""
+
+    automatic_optimization = False
+
+    def configure_optimizers(self):
+        return []
+
+    def numbers(self):
+        return random.random(), np.random.random(), float(torch.rand(()))  # noqa: NPY002 - the global one is meant
+
+    def training_step(self, batch, batch_idx):
+        self.drawn = [*getattr(self, "drawn", []), self.numbers()]
+        count_step(self)
+        self.count_images(batch)
+
+    def validation_step(self, batch, batch_idx):
+        self.numbers()
+
+
+def test_what_an_evaluation_draws_is_put_back(quiet_trainer, make_batches):
+    spec, drawn = ImageSpec(1, 2, 2), []
+    for evaluations in (0, 2):
+        seed_everything(0, verbose=False)
+        model = Drawing(spec)
+        trainer = quiet_trainer(callbacks=[ExactResume()], val_check_interval=2, limit_val_batches=evaluations)
+        trainer.fit(model, make_batches(spec, 6), make_batches(spec, 2))
+        drawn.append(model.drawn)
+    assert len(set(drawn[0])) == 6
+    assert drawn[1] == drawn[0]
 
 
 def test_same_config_same_bits_and_config_yaml_runs_again(undisturbed, tmp_path):

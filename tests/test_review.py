@@ -9,7 +9,8 @@ import yaml
 from lightning_gen import ImageSpec, load
 from lightning_gen.callbacks import EMA
 from lightning_gen.cli import main
-from lightning_gen.errors import InputError
+from lightning_gen.core.descriptions import describe
+from lightning_gen.core.errors import InputError
 from lightning_gen.models import GAN, ImageModule
 from lightning_gen.networks import MLPDiscriminator, MLPGenerator
 
@@ -123,7 +124,7 @@ def test_a_subclass_that_passes_positional_arguments_on_can_be_described(quiet_t
 def test_positional_arguments_that_nobody_can_name_are_refused_when_saving():
     model = PassingOn(ImageSpec(1, 4, 4), **arguments())
     with pytest.raises(InputError, match=r"\*args: use keywords"):
-        model.description()
+        describe(model)
 
 
 class RunningMean(ImageModule):

@@ -1,7 +1,16 @@
-"""Invertible maps with log |det J|: what flows, flow priors and flow posteriors are made of."""
+"""Invertible maps with log |det J|, and noise that makes real numbers of levels: what flows are made of."""
 
 from lightning_gen.bijections.autoregressive import AffineAutoregressive
 from lightning_gen.bijections.base import Bijection, Chain, Reverse
+from lightning_gen.bijections.dequantizers import Dequantizer, UniformDequantizer
 from lightning_gen.bijections.elementwise import ElementwiseAffine
 
-__all__ = ["AffineAutoregressive", "Bijection", "Chain", "ElementwiseAffine", "Reverse"]
+__all__ = [
+    "AffineAutoregressive",
+    "Bijection",
+    "Chain",
+    "Dequantizer",
+    "ElementwiseAffine",
+    "Reverse",
+    "UniformDequantizer",
+]

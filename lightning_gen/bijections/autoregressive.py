@@ -1,13 +1,13 @@
 """Affine autoregressive maps by masked perceptrons."""
 
-from __future__ import annotations
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_gen.bijections.base import Bijection
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError, check_at_least, check_positive
 
 
 class MaskedLinear(nn.Linear):
@@ -29,11 +29,11 @@ class AffineAutoregressive(Bijection):
         \log |\det J| = \sum_i \log s_i
 
     the gated form of inverse autoregressive flow (Kingma et al. 2016), in which no step can blow up; f is a masked
-    perceptron (MADE: Germain et al. 2015) of one hidden layer and a context c. ``forward`` takes one pass, ``inverse``
-    as many as there are coordinates.
+    perceptron (MADE: Germain et al. 2015) of one hidden layer and a context c. The coordinates are the numbers of an
+    event in the order of its memory. ``forward`` takes one pass, ``inverse`` as many as there are coordinates.
 
     Args:
-        dims: number of coordinates D.
+        event_shape: of the events.
         width: of the hidden layer.
         context_dim: length of the context, 0 for none.
 
@@ -41,15 +41,11 @@ class AffineAutoregressive(Bijection):
         InputError: for fewer than 1 coordinate or hidden unit, or a negative context.
     """
 
-    def __init__(self, dims: int, width: int = 128, context_dim: int = 0):
-        super().__init__()
-        if dims < 1 or width < 1 or context_dim < 0:
-            raise InputError(
-                f"AffineAutoregressive: dims and width must be at least 1 and context_dim at least 0, got {dims}, "
-                f"{width}, {context_dim}"
-            )
-        self.dims = dims
-        self.context_dim = context_dim
+    def __init__(self, event_shape: int | Sequence[int], width: int = 128, context_dim: int = 0):
+        super().__init__(event_shape)
+        check_positive(self, width=width)
+        check_at_least(self, 0, context_dim=context_dim)
+        self.context_dim, dims = context_dim, self.dims
         # Hidden unit h may see coordinates up to degree[h], and coordinate i may see hidden units of a degree below i.
         # Those of degree 0 see the context alone: the first coordinate has nothing else.
         place = torch.arange(1, dims + 1)
@@ -72,16 +68,18 @@ class AffineAutoregressive(Bijection):
         return shift, gate
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        shift, gate = self._shift_and_gate(x, context)
+        rows = x.reshape(*self.batch_shape(x), self.dims)
+        shift, gate = self._shift_and_gate(rows, context)
         scale = torch.sigmoid(gate)
-        return scale * x + (1 - scale) * shift, F.logsigmoid(gate).sum(-1)
+        return (scale * rows + (1 - scale) * shift).view(x.shape), F.logsigmoid(gate).sum(-1)
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x = torch.zeros_like(y)
+        rows = y.reshape(*self.batch_shape(y), self.dims)
+        x = torch.zeros_like(rows)
         for i in range(self.dims):
             shift, gate = self._shift_and_gate(x, context)
             scale = torch.sigmoid(gate[..., i])
             x = x.clone()
-            x[..., i] = (y[..., i] - (1 - scale) * shift[..., i]) / scale
+            x[..., i] = (rows[..., i] - (1 - scale) * shift[..., i]) / scale
         _, gate = self._shift_and_gate(x, context)
-        return x, -F.logsigmoid(gate).sum(-1)
+        return x.view(y.shape), -F.logsigmoid(gate).sum(-1)

@@ -1,41 +1,37 @@
-"""Maps of each coordinate by itself."""
+"""Maps of each number by itself."""
 
-from __future__ import annotations
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from lightning_gen.bijections.base import Bijection
-from lightning_gen.errors import InputError
 
 
 class ElementwiseAffine(Bijection):
-    r"""Each coordinate has a scale and a shift, which are learnt; the identity at the start.
+    r"""Each number of an event has a scale and a shift, which are learnt; the identity at the start.
 
     .. math:: y_i = e^{a_i} x_i + b_i, \qquad \log |\det J| = \sum_i a_i
 
     Args:
-        dims: number of coordinates D.
+        event_shape: of the events.
 
     Raises:
-        InputError: for fewer than 1 coordinate.
+        InputError: for a side below 1.
     """
 
-    def __init__(self, dims: int):
-        super().__init__()
-        if dims < 1:
-            raise InputError(f"ElementwiseAffine: dims must be at least 1, got {dims}")
-        self.dims = dims
-        self.log_scale = nn.Parameter(torch.zeros(dims))
-        self.shift = nn.Parameter(torch.zeros(dims))
+    def __init__(self, event_shape: int | Sequence[int]):
+        super().__init__(event_shape)
+        self.log_scale = nn.Parameter(torch.zeros(self.event_shape))
+        self.shift = nn.Parameter(torch.zeros(self.event_shape))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        log_scale, shift = self._parts(x)
-        return log_scale.exp() * x + shift, log_scale.sum().expand(x.shape[:-1])
+        batch, (log_scale, shift) = self.batch_shape(x), self._parts(x)
+        return log_scale.exp() * x + shift, log_scale.sum().expand(batch)
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        log_scale, shift = self._parts(y)
-        return (y - shift) * (-log_scale).exp(), -log_scale.sum().expand(y.shape[:-1])
+        batch, (log_scale, shift) = self.batch_shape(y), self._parts(y)
+        return (y - shift) * (-log_scale).exp(), -log_scale.sum().expand(batch)
 
     def _parts(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return both in the precision of ``like``: densities are in float32 where weights are kept in less."""

@@ -9,10 +9,10 @@ from lightning_gen.callbacks.evaluation import GenerativeEvaluation
 from lightning_gen.callbacks.exact_resume import ExactResume
 from lightning_gen.callbacks.grid import SampleGrid
 from lightning_gen.callbacks.learning_rate import LearningRate
-from lightning_gen.callbacks.pictures import LatentPictures
+from lightning_gen.callbacks.pictures import HeldOutPictures
 from lightning_gen.callbacks.progress import ImagesProgressBar
-from lightning_gen.callbacks.recorder import MetricsCSV, Recorder
-from lightning_gen.callbacks.signals import GracefulStop, RunInterrupted
+from lightning_gen.callbacks.recorder import MetricsCSV, Recorder, count_parameters
+from lightning_gen.callbacks.signals import GracefulStop, RunInterrupted, StoppedAtOnce
 from lightning_gen.callbacks.sweep import SweepTrial
 from lightning_gen.callbacks.train_log import TrainLog
 from lightning_gen.callbacks.wandb import WandbOptions, WandbRun
@@ -27,15 +27,17 @@ __all__ = [
     "ExactResume",
     "GenerativeEvaluation",
     "GracefulStop",
+    "HeldOutPictures",
     "ImagesProgressBar",
-    "LatentPictures",
     "LearningRate",
     "MetricsCSV",
     "Recorder",
     "RunInterrupted",
     "SampleGrid",
+    "StoppedAtOnce",
     "SweepTrial",
     "TrainLog",
     "WandbOptions",
     "WandbRun",
+    "count_parameters",
 ]

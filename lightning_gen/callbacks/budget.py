@@ -1,13 +1,11 @@
 """How long a run lasts."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError, check
 
 CLOCKS = {"seconds": time.monotonic, "processor_seconds": time.process_time}
 
@@ -28,8 +26,7 @@ class Budget(Callback):
 
     def __init__(self, images: int | None = None, minutes: float | None = None):
         for name, value in {"images": images, "minutes": minutes}.items():
-            if value is not None and value <= 0:
-                raise InputError(f"budget.{name} must be above 0, got {value}")
+            check("budget", name, value, value is None or not value <= 0, "above 0")
         self.images = images
         self.minutes = minutes
         self._spent = dict.fromkeys(CLOCKS, 0.0)
@@ -60,12 +57,9 @@ class Budget(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._since = {name: clock() for name, clock in CLOCKS.items()}
-        self._stop_if_spent(trainer, pl_module)
+        self.on_train_batch_end(trainer, pl_module)  # a resumed run may have spent it all
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        self._stop_if_spent(trainer, pl_module)
-
-    def _stop_if_spent(self, trainer: Trainer, pl_module: LightningModule) -> None:
         spent = self.images is not None and pl_module.images_seen >= self.images
         if self.minutes is not None:
             late = self.seconds >= 60 * self.minutes

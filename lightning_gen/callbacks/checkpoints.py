@@ -1,7 +1,5 @@
 """Checkpoints: the last and the best, written so that a kill at any moment leaves a good one."""
 
-from __future__ import annotations
-
 import math
 import os
 from pathlib import Path
@@ -13,8 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_gen.callbacks.interval import Interval
 from lightning_gen.callbacks.signals import RunInterrupted
-from lightning_gen.errors import InputError
-from lightning_gen.files import write_atomically
+from lightning_gen.core import InputError, write_atomically
 
 
 class Checkpoints(Checkpoint):
@@ -53,11 +50,10 @@ class Checkpoints(Checkpoint):
         self.interval.start(pl_module.images_seen)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if not self.interval.passed(pl_module.images_seen):
-            return
-        evaluation_follows = trainer.enable_validation and (trainer.should_stop or trainer.val_check_batch == 1)
-        if not evaluation_follows:  # else the checkpoint is written with the figures in it
-            self.save(trainer)
+        if self.interval.passed(pl_module.images_seen):
+            evaluation_follows = trainer.enable_validation and (trainer.should_stop or trainer.val_check_batch == 1)
+            if not evaluation_follows:  # else the checkpoint is written with the figures in it
+                self.save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
@@ -66,7 +62,7 @@ class Checkpoints(Checkpoint):
         if self.monitor is not None:
             value = trainer.callback_metrics.get(self.monitor)
             if value is None:
-                self.save(trainer)  # the images seen so far are not lost
+                self.save(trainer)  # the training until now is not lost
                 known = ", ".join(sorted(map(str, trainer.callback_metrics))) or "none"
                 raise InputError(f"checkpoint.monitor: no figure named {self.monitor!r}; this run has: {known}")
             value = float(value)

@@ -1,7 +1,5 @@
 """What W&B and TensorBoard are given beside figures: pictures, precision over recall, configs with final figures."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,12 +91,6 @@ class Dashboards(Callback):
                 run.restore_best(recorder.best, recorder.last)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write_hyperparameters(trainer)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._write_hyperparameters(trainer)
-
-    def _write_hyperparameters(self, trainer: Trainer) -> None:
         """Let TensorBoard's table of runs show this one: its config, and the last value of each figure."""
         recorder = next((callback for callback in trainer.callbacks if isinstance(callback, Recorder)), None)
         figures = {} if recorder is None else recorder.last
@@ -109,6 +101,9 @@ class Dashboards(Callback):
                 writer = logger.experiment._get_file_writer()
                 for summary in hparams(flat_config(self.config), figures):
                     writer.add_summary(summary)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)
 
 
 def show(logger: Logger, name: str, picture: Path | Image.Image, images_seen: int) -> None:

@@ -1,27 +1,29 @@
-"""How training stands, seen through a model's own diagnostics; and a monitor that speaks up when it collapses."""
-
-from __future__ import annotations
+"""Figures of a model's own diagnostics at each evaluation, and a monitor that warns when training collapses."""
 
 import math
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_gen.callbacks.checkpoints import Checkpoints
 from lightning_gen.callbacks.ema import EMA
+from lightning_gen.core import ImageSpec, InputError, check, check_at_least, check_within, evaluating
 from lightning_gen.data import Batch, ImageDataModule
-from lightning_gen.errors import InputError
+from lightning_gen.distributions import CategoricalComponents
+from lightning_gen.metrics import bits_per_dimension
 from lightning_gen.metrics.base import is_of_one_class
-from lightning_gen.models.base import CHECKPOINT_KEY, ImageModule, evaluating
-from lightning_gen.models.checkpoint import read_checkpoint
+from lightning_gen.models import ImageModule, read_checkpoint
+from lightning_gen.models.reporting import report
+from lightning_gen.models.state import CHECKPOINT_KEY
 from lightning_gen.networks.spectral import spectral_norms
-from lightning_gen.spec import ImageSpec
 
 OF_POSTERIORS = ("val/active_units", "val/active_layers", "val/margin_over_independent")
+MOST_PIXELS = 2**26  # that independent pixels are fitted to: a few seconds, once
 AT_WORK = 0.05  # bits per dimension that pixels gain from latents which are not ignored
 
 
@@ -34,6 +36,10 @@ class Diagnostics(Callback):
     images has learned them by heart (Karras et al. 2020). The images are always the same, equally many of either part.
     Weights of several ranks are equal, but their batch statistics are not: the figures are the first rank's.
 
+    Where the figures have the two sides of an ELBO, ``kl`` and ``reconstruction`` in nats, ``margin_over_independent``
+    is reported, too: by how many bits per dimension the ELBO is better than independent pixels, each with the shares of
+    its levels in the training part. It is zero where a decoder knows the images' mean alone (posterior collapse).
+
     Args:
         n: images of either part, or as many as the smaller one has; 0 for no diagnostics.
         spectral_norms: also report the largest singular value over each network's weights,
@@ -44,10 +50,13 @@ class Diagnostics(Callback):
     """
 
     def __init__(self, n: int = 500, spectral_norms: bool = False):
-        if n < 0:
-            raise InputError(f"diagnostics.n must be at least 0, got {n}")
+        check_at_least("diagnostics", 0, n=n)
         self.n = n
         self.spectral_norms = spectral_norms
+        self.independent: CategoricalComponents | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.independent = None
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = trainer.datamodule
@@ -67,10 +76,10 @@ class Diagnostics(Callback):
             figures |= {
                 f"val/spectral_norm_{name}": max(norms.values())
                 for name, part in pl_module.named_children()
-                if isinstance(part, nn.Module) and (norms := spectral_norms(part))
+                if (norms := spectral_norms(part))
             }
         if figures := trainer.strategy.broadcast(figures):
-            pl_module.report(figures, detail=True)
+            report(pl_module, figures, detail=True)
 
     def diagnose(self, pl_module: ImageModule, data: ImageDataModule, part: str, n: int) -> dict[str, Tensor]:
         """Return the model's diagnostics of ``n`` images of one part."""
@@ -80,21 +89,40 @@ class Diagnostics(Callback):
             None if array is None else torch.from_numpy(array[order.numpy()]).to(pl_module.device) for array in images
         )
         with evaluating(pl_module):
-            return pl_module.diagnostics(Batch(levels, labels, order))
+            found = pl_module.diagnostics(Batch(levels, labels, order))
+            if {"kl", "reconstruction"} <= found.keys():
+                self.independent = self.independent or independent_pixels(data.images("train").levels, pl_module.spec)
+                gain = (
+                    -(found["kl"] + found["reconstruction"]).mean()
+                    - self.independent.log_prob(levels.flatten(1).cpu()).mean()
+                )
+                found["margin_over_independent"] = -bits_per_dimension(gain, pl_module.spec)
+        return found
 
     @staticmethod
     def _log_histograms(trainer: Trainer, pl_module: ImageModule, values: dict[str, Tensor]) -> None:
+        arrays = {name: value.float().cpu().numpy() for name, value in values.items() if value.ndim}
         for logger in trainer.loggers:
-            for name, value in values.items():
-                if value.ndim == 0 or not isinstance(logger, TensorBoardLogger | WandbLogger):
-                    continue
-                array = value.float().cpu().numpy()
+            for name, array in arrays.items():
                 if isinstance(logger, TensorBoardLogger):
                     logger.experiment.add_histogram(f"val/{name}", array, pl_module.images_seen)
-                else:
+                elif isinstance(logger, WandbLogger):
                     import wandb
 
                     logger.experiment.log({f"val/{name}_histogram": wandb.Histogram(array)}, commit=False)
+
+
+def independent_pixels(levels: np.ndarray, spec: ImageSpec) -> CategoricalComponents:
+    """Return pixels that take each level as often as in these images, smoothed by one even image.
+
+    Args:
+        levels: (N, C, H, W), of which at most 2**26 pixels are counted, in images spread evenly over them.
+        spec: what they are.
+    """
+    rows = torch.from_numpy(np.array(levels[:: -(-len(levels) * spec.dims // MOST_PIXELS)])).flatten(1)
+    pixels = CategoricalComponents(1, spec.dims, spec.levels)
+    pixels.start(rows, torch.ones(len(rows), 1, dtype=torch.float64))
+    return pixels
 
 
 def summary(name: str, value: Tensor) -> dict[str, float]:
@@ -140,13 +168,9 @@ class CollapseMonitor(Callback):
         patience: int = 2,
         after: int = 20_000,
     ):
-        for name, value in {"diversity": diversity, "classes": classes, "critic_accuracy": critic_accuracy}.items():
-            if not 0 <= value <= 1:
-                raise InputError(f"collapse.{name} must be in [0, 1], got {value}")
-        if patience < 1:
-            raise InputError(f"collapse.patience must be at least 1, got {patience}")
-        if after < 0:
-            raise InputError(f"collapse.after must be at least 0 images, got {after}")
+        check_within("collapse", "[0, 1]", diversity=diversity, classes=classes, critic_accuracy=critic_accuracy)
+        check("collapse", "patience", patience, patience >= 1, "at least 1")
+        check("collapse", "after", after, after >= 0, "at least 0 images")
         self.action = action
         self.diversity = diversity
         self.classes = classes
@@ -166,9 +190,8 @@ class CollapseMonitor(Callback):
         self.in_a_row = dict(state_dict["in_a_row"])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.action != "roll_back" or trainer.fast_dev_run:
-            return
-        if not any(isinstance(callback, Checkpoints) and callback.monitor for callback in trainer.callbacks):
+        has_best = any(isinstance(callback, Checkpoints) and callback.monitor for callback in trainer.callbacks)
+        if self.action == "roll_back" and not has_best and not trainer.fast_dev_run:
             raise InputError("collapse.action roll_back needs a best checkpoint: give checkpoint.monitor")
 
     def note_figures(self, figures: dict[str, float], higher_is_better: dict[str, bool]) -> None:
@@ -179,9 +202,8 @@ class CollapseMonitor(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         figures, self._figures = self._figures, {}
-        if self.action == "off" or trainer.state.fn != "fit" or trainer.sanity_checking or self.told:
-            return
-        if pl_module.images_seen < self.after:
+        training = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if self.action == "off" or self.told or not training or pl_module.images_seen < self.after:
             return
         found = self.signs(figures, pl_module.spec)
         self.in_a_row = {name: self.in_a_row.get(name, 0) + 1 for name in found}
@@ -189,9 +211,11 @@ class CollapseMonitor(Callback):
         if not lasting:
             return
         self.told = True
-        what = " and ".join(lasting)
         remedies = OF_POSTERIOR_COLLAPSE if figures.keys() & set(OF_POSTERIORS) else REMEDIES
-        message = f"warning: training looks collapsed at {pl_module.images_seen:,} images: {what}. {remedies}"
+        message = (
+            f"warning: training looks collapsed at {pl_module.images_seen:,} images: {' and '.join(lasting)}. "
+            f"{remedies}"
+        )
         if self.action == "stop":
             trainer.should_stop = True
             message += ". Stopping (collapse.action)"

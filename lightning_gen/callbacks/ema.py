@@ -1,7 +1,5 @@
 """Exponential moving average of a model's weights, counted in images."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 
@@ -9,8 +7,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError, check
 from lightning_gen.models.base import ImageModule
+from lightning_gen.steps.fast import copy_all, move_all
 
 
 class EMA(Callback):
@@ -33,10 +32,8 @@ class EMA(Callback):
     """
 
     def __init__(self, half_life: float = 10_000, ramp_up: float | None = 0.05):
-        if not half_life >= 0:  # refuses nan, too
-            raise InputError(f"ema.half_life must be at least 0 images, got {half_life}")
-        if ramp_up is not None and not ramp_up > 0:
-            raise InputError(f"ema.ramp_up must be above 0 (or null), got {ramp_up}")
+        check("ema", "half_life", half_life, half_life >= 0, "at least 0 images")
+        check("ema", "ramp_up", ramp_up, ramp_up is None or ramp_up > 0, "above 0 (or null)")
         self.half_life = half_life
         self.ramp_up = ramp_up
         self.averages: dict[str, nn.Module] = {}
@@ -45,15 +42,11 @@ class EMA(Callback):
         self._seen = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self.half_life == 0 or not isinstance(pl_module, ImageModule) or self.averages:
-            return
-        for name, module in pl_module.averaged_modules().items():
-            self.averages[name] = copy_for_averaging(module)
+        if self.half_life and isinstance(pl_module, ImageModule) and not self.averages:
+            self.averages = {name: copy_for_averaging(part) for name, part in pl_module.averaged_modules().items()}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if not self.averages:
-            return
-        if "ema" not in checkpoint:
+        if self.averages and "ema" not in checkpoint:
             raise InputError("the checkpoint has no averaged weights: add --ema.half_life 0, or start with --init_from")
         for name, average in self.averages.items():
             average.load_state_dict(checkpoint["ema"][name])
@@ -63,8 +56,7 @@ class EMA(Callback):
             source = pl_module.averaged_modules() if self._swapped else self.averages
             checkpoint["ema"] = {name: module.state_dict() for name, module in source.items()}
             if self._swapped:  # then the live module holds the average, and the average the live weights
-                live = self._state_with_live_weights(pl_module)
-                checkpoint["state_dict"] = live
+                checkpoint["state_dict"] = self._state_with_live_weights(pl_module)
 
     def _state_with_live_weights(self, pl_module: LightningModule) -> dict[str, Tensor]:
         self._swap(pl_module)
@@ -90,7 +82,7 @@ class EMA(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         images, self._seen = pl_module.images_seen - self._seen, pl_module.images_seen
-        if not self.averages or pl_module.last_step_skipped:
+        if not self.averages or pl_module.guard.last_step_skipped:
             return
         half_life = self.half_life
         if self.ramp_up is not None:
@@ -98,10 +90,8 @@ class EMA(Callback):
         share = 1 - 0.5 ** (images / max(half_life, 1e-8))
         with torch.no_grad():
             for averaged, live, copied_to, copied_from in self._pairs:
-                if averaged:  # a model fitted by EM may have buffers only
-                    torch._foreach_lerp_(averaged, live, share)
-                if copied_to:
-                    torch._foreach_copy_(copied_to, copied_from)
+                move_all(averaged, live, share)
+                copy_all(copied_to, copied_from)
 
     # --- evaluation uses the average, and gives the live weights back whatever happens -----------------------------
 
@@ -115,11 +105,7 @@ class EMA(Callback):
     def _enter(self, pl_module: LightningModule) -> None:
         if self.averages and not self._swapped:
             for average in self.averages.values():
-                average.to(pl_module.device)
-            self._swap(pl_module)
-
-    def _leave(self, pl_module: LightningModule) -> None:
-        if self._swapped:
+                average.to(pl_module.device, pl_module.dtype)
             self._swap(pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -130,23 +116,19 @@ class EMA(Callback):
                     torch.distributed.broadcast(buffer, src=0)
         self._enter(pl_module)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._leave(pl_module)
-
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._enter(pl_module)
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._leave(pl_module)
+    on_predict_start = on_test_start
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._enter(pl_module)
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._swapped:
+            self._swap(pl_module)
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._leave(pl_module)
+    on_test_end = on_predict_end = on_validation_end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._leave(pl_module)
+        self.on_validation_end(trainer, pl_module)
 
 
 def copy_for_averaging(module: nn.Module) -> nn.Module:

@@ -1,12 +1,9 @@
 """Evaluation: draw samples, score them against real images, log the figures."""
 
-from __future__ import annotations
-
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -16,17 +13,32 @@ from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch import Tensor
 
-from lightning_gen.callbacks.grid import picture, save_png, to_pixels
+from lightning_gen.callbacks.grid import WritesPictures, picture, to_pixels
 from lightning_gen.callbacks.interval import Interval
+from lightning_gen.core import (
+    Classifies,
+    HasLikelihood,
+    ImageSpec,
+    InputError,
+    ProgressLine,
+    Ranks,
+    Unavailable,
+    check,
+    check_at_least,
+    describe,
+    evaluating,
+    heeded_labels,
+    keyed_generator,
+    watched,
+    watching,
+)
 from lightning_gen.data import ImageDataModule, Images
-from lightning_gen.describe import describe
-from lightning_gen.errors import InputError
 from lightning_gen.metrics import BitsPerDimension, Extractor, FeatureMetric, MetricSuite, neighbour_picture
 from lightning_gen.metrics.base import TRAIN, is_of_one_class
 from lightning_gen.metrics.distances import nearest
 from lightning_gen.metrics.likelihood import figure_of
-from lightning_gen.models.base import GenerativeModule, HasLikelihood, evaluating, keyed_seed
-from lightning_gen.spec import ImageSpec
+from lightning_gen.models.base import GenerativeModule, ImageModule
+from lightning_gen.models.reporting import report
 
 
 def draw_samples(
@@ -55,11 +67,10 @@ def draw_samples(
         world_size: number of processes.
     """
     first = None
-    for chunk in range(rank, -(-n // batch_size), world_size):
+    for chunk in watched(range(rank, -(-n // batch_size), world_size)):
         index = torch.arange(chunk * batch_size, min(n, (chunk + 1) * batch_size), device=model.device)
-        generator = torch.Generator(model.device).manual_seed(keyed_seed(seed, "evaluation", chunk))
         own = None if labels is None else labels.to(model.device)[index]
-        levels = model.sample(len(index), own, generator=generator)
+        levels = model.sample(len(index), own, generator=keyed_generator(seed, "evaluation", chunk))
         suite.update(levels, index, own)
         first = levels if chunk == 0 else first
     return first
@@ -75,14 +86,6 @@ def sample_labels(model: GenerativeModule, data: ImageDataModule, n: int) -> Ten
     labels = torch.as_tensor(data.images("train").labels)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     return labels[order.repeat(-(-n // len(labels)))[:n]]
-
-
-@contextmanager
-def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Let torch's global generators start from ``seed`` for a while; afterwards they go on as if nothing was drawn."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 def choose_images(count: int, n: int | None) -> Tensor:
@@ -104,9 +107,8 @@ def score_likelihood(
 ) -> Tensor:
     """Feed the likelihoods of images to ``metric`` and return those of this rank's, float64 nats (B,), in order.
 
-    A model that draws noise for its likelihood may take it from torch's global generators: for chunk c of
-    ``batch_size`` images they are keyed on (seed, c), whichever rank has it, so the same images have the same figure
-    every time, and training is not disturbed.
+    Noise for chunk c of ``batch_size`` images is keyed on (seed, c), whichever rank has it, so the same images have the
+    same figure every time.
 
     Args:
         model: what gives likelihoods; a class-conditional one is given the images' labels.
@@ -121,15 +123,13 @@ def score_likelihood(
     Raises:
         InputError: for a model that gives anything but one likelihood for each image.
     """
-    conditional = getattr(model, "conditional", False)
+    chunks = list(enumerate(places.split(batch_size)))[rank::world_size]
     found = []
-    for chunk, rows in enumerate(places.split(batch_size)):
-        if chunk % world_size != rank:
-            continue
-        levels = torch.from_numpy(images.levels[rows.numpy()]).to(model.device)
-        labels = torch.from_numpy(images.labels[rows.numpy()]).to(model.device) if conditional else None
-        with evaluating(model), own_randomness(keyed_seed(seed, "likelihood", chunk), model.device):
-            nats, kind, num_samples = model.likelihood(levels, labels)
+    for chunk, rows in watched(chunks):
+        levels, labels = tensors(model, images, rows)
+        with evaluating(model):
+            generator = keyed_generator(seed, "likelihood", chunk)
+            nats, kind, num_samples = model.likelihood(levels, labels, generator=generator)
         if nats.shape != (len(rows),):
             raise InputError(
                 f"{type(model).__name__}.likelihood gave nats {tuple(nats.shape)} for {len(rows)} images: it must give "
@@ -138,6 +138,22 @@ def score_likelihood(
         metric.update(nats, kind, num_samples)
         found.append(nats.to("cpu", torch.float64))
     return torch.cat(found) if found else torch.empty(0, dtype=torch.float64)
+
+
+def tensors(model: ImageModule, images: Images, places: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the images at these places on the model's device, with the labels that it heeds."""
+    rows = places.numpy()
+    labels = None if images.labels is None else torch.from_numpy(images.labels[rows])
+    return torch.from_numpy(images.levels[rows]).to(model.device), heeded_labels(model, labels, len(rows))
+
+
+def score_classes(model: Classifies, images: Images, places: Tensor, batch_size: int, ranks: Ranks) -> float:
+    """Return the share of labelled images at these places that a model recognises as what they are, over all ranks."""
+    right = torch.zeros((), dtype=torch.int64, device=model.device)
+    for rows in watched(places[ranks.rank :: ranks.count].split(batch_size)):
+        levels, labels = torch.from_numpy(images.levels[rows.numpy()]), torch.from_numpy(images.labels[rows.numpy()])
+        right += (model.classify(levels.to(model.device)).argmax(1) == labels.to(model.device)).sum()
+    return int(ranks.sum(right)) / len(places)
 
 
 def neighbour_sheet(
@@ -188,7 +204,7 @@ def check_data(data: Any) -> None:
         )
 
 
-class GenerativeEvaluation(Callback):
+class GenerativeEvaluation(WritesPictures, Callback):
     """Score a generative model by likelihood and samples, every so many images and in ``validate`` and ``test``.
 
     Figures are logged as ``val/<name>`` and ``test/<name>``; the test part is seen by ``test`` alone. A model that has
@@ -227,9 +243,7 @@ class GenerativeEvaluation(Callback):
         likelihood: bool | int = True,
     ):
         self.interval = Interval(every, "evaluation.every")
-        for name, value in {"n": n, "batch_size": batch_size}.items():
-            if value < 1:
-                raise InputError(f"evaluation.{name} must be at least 1, got {value}")
+        check_at_least("evaluation", 1, n=n, batch_size=batch_size)
         if extractor is None and metrics:
             raise InputError("evaluation.metrics need features: give evaluation.extractor, such as DigitsExtractor")
         if extractor is not None and not metrics:
@@ -239,8 +253,8 @@ class GenerativeEvaluation(Callback):
         self.batch_size = batch_size
         if extractor is None and (per_class or neighbours):
             raise InputError("evaluation.per_class and neighbours need features: give evaluation.extractor")
-        if not isinstance(likelihood, bool) and likelihood < 1:
-            raise InputError(f"evaluation.likelihood must be true, false or at least 1 image, got {likelihood}")
+        enough = isinstance(likelihood, bool) or likelihood >= 1
+        check("evaluation", "likelihood", likelihood, enough, "true, false or at least 1 image")
         self.per_class = per_class
         self.neighbours = neighbours
         self.likelihood = likelihood
@@ -249,14 +263,12 @@ class GenerativeEvaluation(Callback):
         if extractor is not None:
             self.suite = MetricSuite(extractor, metrics, cache, per_class=per_class, keep_features=neighbours)
             for metric in metrics:
-                if n < metric.least:
-                    raise InputError(
-                        f"evaluation.n must be at least {metric.least} for {type(metric).__name__}, got {n}"
-                    )
+                check("evaluation", "n", n, n >= metric.least, f"at least {metric.least} for {type(metric).__name__}")
         self.results: dict[str, float] = {}
-        self.folder: Path | None = None
         self._references: str | None = None
         self._never: float = sys.maxsize
+        self._never_told = True
+        self._unfinished = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.suite is not None and not isinstance(pl_module, GenerativeModule):
@@ -271,8 +283,7 @@ class GenerativeEvaluation(Callback):
                 f"likelihoods are of an ImageDataModule's images, not of a {type(trainer.datamodule).__name__}'s: "
                 "give your images as a Source to ImageDataModule, or set evaluation.likelihood to false"
             )
-        if stage == "fit" and not trainer.fast_dev_run:
-            self.folder = Path(trainer.log_dir) / "samples"
+        super().setup(trainer, pl_module, stage)
 
     def _scores_likelihood(self, pl_module: LightningModule) -> bool:
         return self.likelihood is not False and isinstance(pl_module, HasLikelihood)
@@ -296,6 +307,12 @@ class GenerativeEvaluation(Callback):
                 "metrics": describe(self.suite.metrics, "evaluation.metrics"),
             }
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"unfinished": self._unfinished}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._unfinished = state_dict["unfinished"]
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.interval.start(pl_module.images_seen)
         # Not infinity, which stands for an evaluation at the end of every epoch; a trial run has just that one.
@@ -307,9 +324,18 @@ class GenerativeEvaluation(Callback):
         due = self.interval.passed(pl_module.images_seen)
         trainer.val_check_batch = 1 if due else self._never
 
+    def make_up(self, trainer: Trainer) -> None:
+        """Run the evaluation that the last session was stopped in, if it was."""
+        if self._unfinished:
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
+            self._unfinished = True  # a run that is stopped meanwhile begins it anew
             self._evaluate(trainer, pl_module, "val")
+            self._unfinished = False
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._evaluate(trainer, pl_module, "test")
@@ -317,34 +343,52 @@ class GenerativeEvaluation(Callback):
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule, part: str) -> None:
         figures: dict[str, float] = {}
         higher: dict[str, bool] = {}
-        if self._scores_likelihood(pl_module):
-            figures |= self._likelihood_figures(trainer, pl_module, part)
-            higher |= {name: False for name in figures if not name.endswith("_se")}
-        if self.suite is not None:
-            figures |= self._sample_figures(trainer, pl_module, part)
-            higher |= self.suite.higher_is_better(figures)
+        with watching(ProgressLine("evaluation", pl_module.print)):
+            if self._scores_likelihood(pl_module):
+                figures |= self._likelihood_figures(trainer, pl_module, part)
+                higher |= {name: False for name in figures if not name.endswith("_se")}
+            if self.suite is not None:
+                figures |= self._sample_figures(trainer, pl_module, part)
+                higher |= self.suite.higher_is_better(figures)
+            if isinstance(pl_module, Classifies) and isinstance(trainer.datamodule, ImageDataModule):
+                figures |= self._accuracy(trainer, pl_module, trainer.datamodule.images(part))
+                higher["accuracy"] = True
         if not figures:
             return
         self.results = {f"{part}/{name}": value for name, value in figures.items()}
         of_classes = {name: value for name, value in self.results.items() if is_of_one_class(name)}
-        pl_module.report(
+        report(
+            pl_module,
             {name: value for name, value in self.results.items() if name not in of_classes},
-            {f"{part}/{name}": better for name, better in higher.items()},
+            {f"{part}/{name}": better for name, better in higher.items() if name in figures},
         )
         if of_classes:
-            pl_module.report(of_classes, detail=True)
+            report(pl_module, of_classes, detail=True)
+
+    def _accuracy(self, trainer: Trainer, pl_module: LightningModule, images: Images) -> dict[str, float]:
+        if images.labels is None:
+            return {}
+        places = choose_images(len(images.levels), 2 * self.batch_size if trainer.fast_dev_run else None)
+        with suppress(Unavailable):
+            return {"accuracy": score_classes(pl_module, images, places, self.batch_size, pl_module.ranks)}
+        return {}
 
     def _likelihood_figures(self, trainer: Trainer, pl_module: LightningModule, part: str) -> dict[str, float]:
         images = trainer.datamodule.images(part)
         n = None if self.likelihood is True else self.likelihood
         if trainer.fast_dev_run:
             n = min(n or 2 * self.batch_size, 2 * self.batch_size)
-        metric = BitsPerDimension(pl_module.spec, getattr(pl_module, "conditional", False))
+        metric = BitsPerDimension(pl_module.spec, pl_module.conditional)
         if pl_module.device.type != "mps":  # which has no float64
             metric.to(pl_module.device)
         places = choose_images(len(images.levels), n)
-        ranks = trainer.global_rank, trainer.world_size
-        score_likelihood(pl_module, metric, images, places, self.batch_size, pl_module.seed, *ranks)
+        try:
+            score_likelihood(pl_module, metric, images, places, self.batch_size, pl_module.seed, *pl_module.ranks)
+        except Unavailable as reason:
+            if trainer.state.fn != "fit" or self._never_told:
+                rank_zero_warn(f"no likelihood: {reason}")
+                self._never_told = False
+            return {}
         with warnings.catch_warnings():
             # torchmetrics warns where this rank had no image of its own
             warnings.filterwarnings("ignore", ".*was called before the ``update`` method", UserWarning)
@@ -361,29 +405,17 @@ class GenerativeEvaluation(Callback):
     def _sample_figures(self, trainer: Trainer, pl_module: LightningModule, part: str) -> dict[str, float]:
         self.suite.to(pl_module.device)
         if self._references != part:
-            self.suite.reset()
             set_references(self.suite, trainer.datamodule, part)
             self._references = part
         self.suite.reset()
         n = 2 * self.batch_size if trainer.fast_dev_run else self.n
         labels = sample_labels(pl_module, trainer.datamodule, n)
-        with evaluating(pl_module):
-            first = draw_samples(
-                pl_module,
-                self.suite,
-                n,
-                self.batch_size,
-                pl_module.seed,
-                labels,
-                trainer.global_rank,
-                trainer.world_size,
-            )
-            figures = self.suite.compute()
+        first = draw_samples(pl_module, self.suite, n, self.batch_size, pl_module.seed, labels, *pl_module.ranks)
+        figures = self.suite.compute()
         self.suite.reset()
         if self.neighbours and first is not None and self.folder is not None:
             sheet = neighbour_sheet(self.suite, first, trainer.datamodule.images("train").levels, pl_module.spec)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_png(sheet, self.folder / f"{pl_module.images_seen:012d}-neighbours.png")
+            self.write(sheet, f"{pl_module.images_seen:012d}-neighbours.png")
         return figures
 
     def description(self) -> dict[str, Any]:

@@ -1,6 +1,4 @@
-"""What bit-exact resuming needs beside weights: every rank's random state; and evaluation that consumes none."""
-
-from __future__ import annotations
+"""Bit-exact resuming: every rank's random state is stored, and evaluation does not change it."""
 
 import random
 from typing import Any
@@ -9,6 +7,8 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_gen.callbacks.evaluation import GenerativeEvaluation
 
 
 def random_state() -> dict[str, Any]:
@@ -35,10 +35,10 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 class ExactResume(Callback):
-    """Store every rank's random state in checkpoints, restore it on resume, and keep it out of evaluation's hands.
+    """Store every rank's random state in checkpoints, restore it on resume, and after each evaluation.
 
     A checkpoint also holds the optimizers' options, such as learning rates, and torch restores them with their state.
-    A config that gives other ones counts: they are put back.
+    The options of the config take precedence: they are set again.
     """
 
     def __init__(self) -> None:
@@ -48,11 +48,9 @@ class ExactResume(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         # Saved in the middle of an evaluation, the state that counts is the one that training will go on with.
-        own = self._kept or random_state()
-        states: list[Any] = [own]
+        states = [self._kept or random_state()] * trainer.world_size
         if trainer.world_size > 1:
-            states = [None] * trainer.world_size
-            torch.distributed.all_gather_object(states, own)
+            torch.distributed.all_gather_object(states, states[0])
         checkpoint["random_states"] = states
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -78,6 +76,9 @@ class ExactResume(Callback):
             )
         set_random_state(self._resumed[trainer.global_rank % len(self._resumed)])
         self._resumed = None
+        for callback in trainer.callbacks:
+            if isinstance(callback, GenerativeEvaluation):
+                callback.make_up(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._kept = random_state()

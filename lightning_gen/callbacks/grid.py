@@ -1,7 +1,5 @@
 """Pictures of samples from fixed latents, at each evaluation."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +8,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
-from lightning_gen.errors import InputError
-from lightning_gen.files import write_atomically
-from lightning_gen.models.base import GenerativeModule, evaluating, keyed_seed
-from lightning_gen.spec import ImageSpec
+from lightning_gen.core import ImageSpec, check_at_least, keyed_generator, write_atomically
+from lightning_gen.models.base import GenerativeModule
 
 GREY = 128  # of borders, and of places without an image
 
@@ -64,7 +60,23 @@ def save_png(image: Image.Image, path: Path) -> None:
     write_atomically(path, lambda temporary: image.save(temporary, format="PNG"))
 
 
-class SampleGrid(Callback):
+class WritesPictures:
+    """Mixin of callbacks that write pictures into ``samples/`` of the run; a trial run writes none."""
+
+    folder: Path | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and not trainer.fast_dev_run:
+            self.folder = Path(trainer.log_dir) / "samples"
+
+    def write(self, image: Image.Image, name: str) -> None:
+        """Write a picture under a name, where there is a folder."""
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_png(image, self.folder / name)
+
+
+class SampleGrid(WritesPictures, Callback):
     """Write ``samples/<images seen>.png`` at each evaluation: always the same latents, so progress can be followed.
 
     Args:
@@ -76,30 +88,18 @@ class SampleGrid(Callback):
     """
 
     def __init__(self, n: int = 64, columns: int | None = None):
-        if n < 0 or (columns is not None and columns < 1):
-            raise InputError(f"grid.n must be at least 0 and grid.columns at least 1, got {n} and {columns}")
+        check_at_least("grid", 0, n=n)
+        check_at_least("grid", 1, columns=columns)
         self.n = n
         self.columns = columns
-        self.folder: Path | None = None
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and not trainer.fast_dev_run:
-            self.folder = Path(trainer.log_dir) / "samples"
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         wanted = self.n and trainer.state.fn == "fit" and trainer.is_global_zero and not trainer.sanity_checking
         if not wanted or not isinstance(pl_module, GenerativeModule):
             return
-        labels = None
+        labels, columns = None, self.columns
         if pl_module.conditional:
             labels = torch.arange(self.n, device=pl_module.device) % pl_module.spec.num_classes
-        generator = torch.Generator(pl_module.device).manual_seed(keyed_seed(pl_module.seed, "grid"))
-        with evaluating(pl_module):
-            levels = pl_module.sample(self.n, labels, generator=generator)
-        columns = self.columns
-        if columns is None and pl_module.conditional:  # a class per column
-            columns = min(pl_module.spec.num_classes, self.n)
-        sheet = grid_picture(levels, pl_module.spec, columns)
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_png(sheet, self.folder / f"{pl_module.images_seen:012d}.png")
+            columns = columns or min(pl_module.spec.num_classes, self.n)  # a class per column
+        levels = pl_module.sample(self.n, labels, generator=keyed_generator(pl_module.seed, "grid"))
+        self.write(grid_picture(levels, pl_module.spec, columns), f"{pl_module.images_seen:012d}.png")

@@ -1,8 +1,6 @@
 """Intervals counted in images."""
 
-from __future__ import annotations
-
-from lightning_gen.errors import InputError
+from lightning_gen.core import check
 
 
 class Interval:
@@ -13,8 +11,7 @@ class Interval:
     """
 
     def __init__(self, every: int, name: str):
-        if every < 1:
-            raise InputError(f"{name} must be at least 1 image, got {every}")
+        check(*name.rsplit(".", 1), every, every >= 1, "at least 1 image")
         self.every = every
         self._last = 0
 

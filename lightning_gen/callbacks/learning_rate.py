@@ -1,14 +1,12 @@
 """Learning rates over a run, in images seen."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_gen.callbacks.budget import Budget
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError, check, check_at_least, check_within
 
 
 class LearningRate(Callback):
@@ -38,10 +36,9 @@ class LearningRate(Callback):
         images: int | None = None,
         final: float = 0.0,
     ):
-        if warm_up < 0 or not 0 <= final <= 1:
-            raise InputError(f"schedule: warm_up must be at least 0 and final in [0, 1], got {warm_up} and {final}")
-        if images is not None and images <= warm_up:
-            raise InputError(f"schedule.images must be above schedule.warm_up, got {images} and {warm_up}")
+        check_at_least("schedule", 0, warm_up=warm_up)
+        check_within("schedule", "[0, 1]", final=final)
+        check("schedule", "images", images, images is None or images > warm_up, f"above schedule.warm_up ({warm_up})")
         self.warm_up = warm_up
         self.decay = decay
         self.images = images

@@ -1,9 +1,7 @@
-"""Pictures of what an encoder keeps of held-out images, at each evaluation."""
-
-from __future__ import annotations
+"""Pictures of held-out images at each evaluation: reconstructed, interpolated and completed by the model."""
 
 import math
-from pathlib import Path
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -11,86 +9,70 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
-from lightning_gen.callbacks.evaluation import choose_images, own_randomness
-from lightning_gen.callbacks.grid import GREY, grid_picture, pixel_grid, save_png, to_pixels
+from lightning_gen.callbacks.evaluation import choose_images, tensors
+from lightning_gen.callbacks.grid import GREY, WritesPictures, grid_picture, pixel_grid, to_pixels
+from lightning_gen.core import Completes, Decodes, Encodes, Unavailable, check_at_least, keyed_generator
 from lightning_gen.data import ImageDataModule, Images
-from lightning_gen.errors import InputError
-from lightning_gen.models.base import GenerativeModule, HasLatent, evaluating, keyed_seed
-from lightning_gen.models.latents import path_between
+from lightning_gen.models.base import GenerativeModule
+from lightning_gen.samplers import interpolate
 
 STEPS = 8  # images between the two ends of a row
+DRAWS = 6  # completions of each image
 
 
-class LatentPictures(Callback):
-    """Write ``samples/<images seen>-reconstructions.png`` and ``-interpolations.png`` at each evaluation of a model
-    that encodes images and decodes latents; of any other model there are none.
+class HeldOutPictures(WritesPictures, Callback):
+    """Write ``samples/<images seen>-<name>.png`` at each evaluation: of each kind, if the model can do it.
 
     Reconstructions are decoded from the latents of held-out images: a row of images, below it what came back.
     Interpolations are decoded from latents between those of two held-out images, which stand at the ends of the row: on
     great circles where the latent is standard normal, else on straight lines, and for a class-conditional model between
-    images of one class. Latents that are no real numbers, such as codes, have nothing between them. The images are
-    always the same, so progress can be followed, and no randomness of training is used.
+    images of one class. Latents that are no real numbers, such as codes, have nothing between them. Completions are of
+    images whose lower half was hidden: in each row the image, what was shown of it, and what was drawn below. The
+    images are always the same, so progress can be followed, and no randomness of training is used.
 
     Args:
         n: images to reconstruct, or as many as the held-out part has; 0 for none.
         pairs: pairs of images to interpolate, or as many as there are; 0 for none.
+        completions: images to complete, or as many as there are; 0 for none.
 
     Raises:
         InputError: for numbers below 0.
     """
 
-    def __init__(self, n: int = 32, pairs: int = 8):
-        if n < 0 or pairs < 0:
-            raise InputError(f"pictures.n and pictures.pairs must be at least 0, got {n} and {pairs}")
+    def __init__(self, n: int = 32, pairs: int = 8, completions: int = 8):
+        check_at_least("pictures", 0, n=n, pairs=pairs, completions=completions)
         self.n = n
         self.pairs = pairs
-        self.folder: Path | None = None
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and not trainer.fast_dev_run:
-            self.folder = Path(trainer.log_dir) / "samples"
+        self.completions = completions
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         wanted = trainer.state.fn == "fit" and trainer.is_global_zero and not trainer.sanity_checking
-        if not wanted or not isinstance(pl_module, GenerativeModule) or not isinstance(pl_module, HasLatent):
-            return
-        if not isinstance(trainer.datamodule, ImageDataModule):
+        if not wanted or not isinstance(trainer.datamodule, ImageDataModule):
             return
         images = trainer.datamodule.images("val")
-        seed = keyed_seed(pl_module.seed, "pictures")
-        with evaluating(pl_module), own_randomness(seed, pl_module.device):
-            sheets = {}
-            if self.n:
-                sheets["reconstructions"] = reconstructions(pl_module, images, self.n)
-            if self.pairs and (sheet := interpolations(pl_module, images, self.pairs)) is not None:
-                sheets["interpolations"] = sheet
-        if self.folder is None:
-            return
-        for name, sheet in sheets.items():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_png(sheet, self.folder / f"{pl_module.images_seen:012d}-{name}.png")
-
-
-def _take(model: GenerativeModule, images: Images, places: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return the images at these places on the model's device, with the labels that it heeds."""
-    rows = places.numpy()
-    labels = torch.from_numpy(images.labels[rows]).to(model.device) if model.conditional else None
-    return torch.from_numpy(images.levels[rows]).to(model.device), labels
+        back = isinstance(pl_module, Encodes) and isinstance(pl_module, Decodes)
+        for draw, count, able in (
+            (reconstructions, self.n, back),
+            (interpolations, self.pairs, back),
+            (completions, self.completions, isinstance(pl_module, Completes)),
+        ):
+            with suppress(Unavailable):
+                sheet = draw(pl_module, images, count) if able and count else None
+                if sheet is not None:
+                    self.write(sheet, f"{pl_module.images_seen:012d}-{draw.__name__}.png")
 
 
 def reconstructions(model: GenerativeModule, images: Images, n: int) -> Image.Image:
     """Return a picture of ``n`` images, each above what the model decodes from its latent."""
-    levels, labels = _take(model, images, choose_images(len(images.levels), n))
+    levels, labels = tensors(model, images, choose_images(len(images.levels), n))
     decoded = model.decode(model.encode(levels, labels), labels)
     columns = math.ceil(math.sqrt(2 * len(levels)))
     rows = -(-len(levels) // columns)
     missing = rows * columns - len(levels)
-    sides = []
-    for side in (levels, decoded):
-        pixels = to_pixels(side, model.spec)
-        blank = np.full((missing, *pixels.shape[1:]), GREY, np.uint8)
-        sides.append(np.concatenate([pixels, blank]).reshape(rows, columns, *pixels.shape[1:]))
-    return pixel_grid(np.stack(sides, 1).reshape(-1, *sides[0].shape[2:]), columns)
+    pixels = np.stack([to_pixels(side, model.spec) for side in (levels, decoded)])
+    pixels = np.pad(pixels, [(0, 0), (0, missing), (0, 0), (0, 0), (0, 0)], constant_values=GREY)
+    in_rows = pixels.reshape(2, rows, columns, *pixels.shape[2:]).swapaxes(0, 1)
+    return pixel_grid(in_rows.reshape(-1, *pixels.shape[2:]), columns)
 
 
 def interpolations(model: GenerativeModule, images: Images, pairs: int) -> Image.Image | None:
@@ -98,20 +80,32 @@ def interpolations(model: GenerativeModule, images: Images, pairs: int) -> Image
 
     None where there is nothing between latents, or no two images of a class.
     """
+    if model.latents == "discrete":
+        return None
     places = choose_pairs(len(images.levels), images.labels if model.conditional else None, pairs)
     if not len(places):
         return None
-    levels, labels = _take(model, images, places.flatten())
+    levels, labels = tensors(model, images, places.flatten())
     latent = model.encode(levels, labels)
-    if not latent.is_floating_point():
-        return None
     ends = latent.flatten(1).to(torch.promote_types(latent.dtype, torch.float32))
-    ways = path_between(model, ends[0::2], ends[1::2], STEPS)
+    ways = interpolate(ends[0::2], ends[1::2], STEPS, model.latents)
     labels = None if labels is None else labels[0::2].repeat_interleave(STEPS)
     decoded = model.decode(ways.view(-1, *latent.shape[1:]).to(latent.dtype), labels)
     between = decoded.unflatten(0, (len(places), STEPS)).to(levels.device)
     rows = torch.cat([levels[0::2, None], between, levels[1::2, None]], 1)
     return grid_picture(rows.flatten(0, 1), model.spec, STEPS + 2)
+
+
+def completions(model: GenerativeModule, images: Images, n: int) -> Image.Image:
+    """Return a picture of ``n`` rows: an image, its upper half, and what the model draws below that."""
+    levels, labels = tensors(model, images, choose_images(len(images.levels), n))
+    known = torch.zeros(levels.shape[2:], dtype=torch.bool)
+    known[: len(known) // 2] = True
+    generator = keyed_generator(model.seed, "completions")
+    drawn = [model.complete(levels, known, labels, generator=generator) for _ in range(DRAWS)]
+    pixels = [to_pixels(each, model.spec) for each in (levels, levels, *drawn)]
+    pixels[1] = np.where(known[..., None].numpy(), pixels[1], GREY).astype(np.uint8)
+    return pixel_grid(np.stack(pixels, 1).reshape(-1, *pixels[0].shape[1:]), len(pixels))
 
 
 def choose_pairs(count: int, labels: np.ndarray | None, pairs: int) -> Tensor:

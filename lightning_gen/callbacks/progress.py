@@ -1,7 +1,5 @@
 """The progress bar: images seen, images per second, time left, losses and figures."""
 
-from __future__ import annotations
-
 import sys
 import time
 from typing import Any
@@ -79,17 +77,12 @@ class ImagesProgressBar(ProgressBar):
         self._bar.set_postfix_str(self._figures(), refresh=True)
 
     def _figures(self) -> str:
-        shown = {}
-        if self._train_log is not None:
-            latest = self._train_log.latest
-            if "train/images_per_second" in latest:
-                shown["img/s"] = f"{latest['train/images_per_second']:,.0f}"
-            shown |= {name[6:]: f"{value:.3g}" for name, value in latest.items() if name.startswith("train/loss")}
-        return ", ".join(f"{name} {value}" for name, value in (shown | self._scores()).items())
-
-    def _scores(self) -> dict[str, str]:
-        wanted = [name for name in self._results if name.startswith("fid")] or list(self._results)[:2]
-        return {name: f"{self._results[name]:.3g}" for name in wanted}
+        latest = {} if self._train_log is None else self._train_log.latest
+        speed = [f"img/s {value:,.0f}" for name, value in latest.items() if name == "train/images_per_second"]
+        losses = {name.removeprefix("train/"): value for name, value in latest.items() if name.startswith("train/loss")}
+        scores = {name: value for name, value in self._results.items() if name.startswith("fid")}
+        shown = losses | (scores or dict(list(self._results.items())[:2]))
+        return ", ".join([*speed, *(f"{name} {value:.3g}" for name, value in shown.items())])
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._bar is not None:

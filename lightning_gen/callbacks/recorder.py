@@ -1,7 +1,5 @@
 """What a run leaves behind: metrics.csv, config.yaml, summary.json and the last line on the screen."""
 
-from __future__ import annotations
-
 import csv
 import importlib.metadata
 import os
@@ -21,9 +19,10 @@ from lightning.pytorch.utilities import rank_zero_only
 import lightning_gen
 from lightning_gen.callbacks.budget import Budget
 from lightning_gen.callbacks.evaluation import GenerativeEvaluation
-from lightning_gen.callbacks.signals import RunInterrupted
+from lightning_gen.callbacks.signals import RunInterrupted, StoppedAtOnce
 from lightning_gen.callbacks.sweep import SweepTrial
-from lightning_gen.files import write_text
+from lightning_gen.core import describe, write_text
+from lightning_gen.models import GenerativeModule
 from lightning_gen.runs import FINISHED, PRUNED, RUNNING, RunFolder, read_metrics, write_metrics
 
 SECONDS = "seconds"
@@ -141,7 +140,7 @@ class Recorder(Callback):
         self.write(trainer, pl_module, PRUNED if pruned else FINISHED)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        stopped = isinstance(exception, RunInterrupted | KeyboardInterrupt)
+        stopped = isinstance(exception, RunInterrupted | StoppedAtOnce | KeyboardInterrupt)
         if self.folder is not None and (self.folder.path / "summary.json").is_file():
             self.write(trainer, pl_module, "interrupted" if stopped else "failed")
 
@@ -158,8 +157,9 @@ class Recorder(Callback):
                 "last": self.last,
                 "best": self.best,
                 **({"likelihood": facts} if facts else {}),
+                **({"sampler": describe(pl_module.sampler)} if isinstance(pl_module, GenerativeModule) else {}),
                 "images_seen": pl_module.images_seen,
-                "skipped_steps": pl_module.skipped_steps,
+                "skipped_steps": pl_module.guard.skipped_steps,
                 "seconds": None if budget is None else round(budget.seconds, 3),
                 "processor_seconds": None if budget is None else round(budget.processor_seconds, 3),
                 "parameters": count_parameters(pl_module),
@@ -204,17 +204,11 @@ def package_versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """Return the commit of the working directory's repository, with ``+`` where files are changed; None outside one."""
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", *args], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
-        ).stdout
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        ).stdout
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-    return commit.strip() + ("+" if changed.strip() else "")

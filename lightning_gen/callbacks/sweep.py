@@ -1,13 +1,11 @@
-"""A run inside a sweep: it reports the sweep's metric at each evaluation, and stops when it is told to."""
-
-from __future__ import annotations
+"""A run inside a sweep: it reports the sweep's metric at each evaluation, and stops when the sweep asks for it."""
 
 import difflib
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import CountsImages, InputError
 from lightning_gen.sweeps.trial import Trial
 
 
@@ -50,7 +48,7 @@ class SweepTrial(Callback):
             self.trial.no_metric(sorted(figures))
             near = difflib.get_close_matches(metric, figures, max(1, len(figures)), 0)
             raise InputError(f"the sweep wants {metric!r}, and an evaluation gives {', '.join(near) or 'no figure'}")
-        images = getattr(pl_module, "images_seen", trainer.global_step)
+        images = pl_module.images_seen if isinstance(pl_module, CountsImages) else trainer.global_step
         # The other ranks have no link to the sweep, and are told here.
         stop = trainer.strategy.broadcast(self.trial.report(images, self.count, figures[metric]))
         if stop and not trainer.should_stop:  # else this was the last evaluation anyway

@@ -1,7 +1,5 @@
 """Training figures: running means, images per second, learning rates."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 
@@ -37,15 +35,15 @@ class TrainLog(Callback):
         if self._steps < trainer.log_every_n_steps:
             return
         seconds = time.perf_counter() - self._since
-        tracked = pl_module.tracked()
+        tracked = pl_module.means.take()
         if trainer.world_size > 1:  # equal names in equal order on all ranks, because all take the same steps
             means = torch.tensor(list(tracked.values()), dtype=torch.float64, device=pl_module.device)
             torch.distributed.all_reduce(means)
             tracked = dict(zip(tracked, (means / trainer.world_size).tolist(), strict=True))
         figures = {f"train/{name}": value for name, value in tracked.items()}
         figures["train/images_per_second"] = (pl_module.images_seen - self._images) / seconds
-        if pl_module.skipped_steps:
-            figures["train/skipped_steps"] = float(pl_module.skipped_steps)
+        if pl_module.guard.skipped_steps:
+            figures["train/skipped_steps"] = float(pl_module.guard.skipped_steps)
         self.latest = figures
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=pl_module.images_seen)

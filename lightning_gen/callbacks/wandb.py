@@ -1,6 +1,4 @@
-"""Weights & Biases: one run there for each run here, found again when it is resumed, and never waited for in vain."""
-
-from __future__ import annotations
+"""Weights & Biases: each run has one there, a resumed run goes on in it, and no server can hold a run up."""
 
 import contextlib
 import json
@@ -33,10 +31,9 @@ from torch import Tensor
 from lightning_gen.callbacks.checkpoints import Checkpoints
 from lightning_gen.callbacks.interval import Interval
 from lightning_gen.callbacks.signals import RunInterrupted
-from lightning_gen.errors import InputError
-from lightning_gen.files import write_json
-from lightning_gen.models.base import CHECKPOINT_KEY
+from lightning_gen.core import InputError, write_json
 from lightning_gen.models.checkpoint import read_checkpoint
+from lightning_gen.models.state import CHECKPOINT_KEY
 from lightning_gen.runs import RunFolder
 from lightning_gen.sweeps import trial
 
@@ -161,7 +158,7 @@ class WandbRun(WandbLogger):
             "group": options.group or (None if part is None else _unless("WANDB_RUN_GROUP", part.sweep)),
             "id": known.get("id"),
         }
-        if in_sweep:  # which decides about these itself, and would say so
+        if in_sweep:  # the sweep decides about these, and W&B would warn
             given |= {"project": None, "entity": None}
         super().__init__(
             **given,
@@ -213,7 +210,7 @@ class WandbRun(WandbLogger):
             try:
                 self._experiment = self._init("online")
             except wandb.Error as error:
-                let_go()
+                release()
                 problem = self._explain(error)
                 wandb.setup(quiet_settings())
         self.online = self._experiment is not None
@@ -224,12 +221,11 @@ class WandbRun(WandbLogger):
                 self._explain(error)
         self._experiment.define_metric(AXIS, hidden=True)
         self._experiment.define_metric("*", step_metric=AXIS)
-        facts = {"id": self._experiment.id, "project": self._experiment.project, "online": self.online}
+        self._facts = {"id": self._experiment.id, "project": self._experiment.project, "online": self.online}
         if "written" in self._known:
-            facts["written"] = self._known["written"]
+            self._facts["written"] = self._known["written"]
         if self.online:
-            facts |= {"entity": self._experiment.entity, "url": self._experiment.url}
-        self._facts = facts
+            self._facts |= {"entity": self._experiment.entity, "url": self._experiment.url}
         self._note()
         if self.online:
             _say(f"W&B: {self._experiment.url}")
@@ -256,9 +252,8 @@ class WandbRun(WandbLogger):
         wanted = FINISH_SECONDS if self.options.artifacts == "none" else ARTIFACT_SECONDS
         timeouts = {"init_timeout": INIT_SECONDS, "finish_timeout": wanted, "finish_timeout_raises": True}
         own = {name: value for name, value in timeouts.items() if f"WANDB_{name.upper()}" not in os.environ}
-        settings = quiet_settings(**own)
         arguments = {key: value for key, value in self._wandb_init.items() if key != "anonymous"}
-        return wandb.init(**arguments, mode=mode, settings=settings)
+        return wandb.init(**arguments, mode=mode, settings=quiet_settings(**own))
 
     def _explain(self, error: Exception) -> str:
         """Return what went wrong where a server does not answer.
@@ -343,7 +338,7 @@ class WandbRun(WandbLogger):
         self._names = set()
 
     def _note_progress(self) -> None:
-        """Note on disk how far the log is written for sure: W&B's service does so late, and dies with this process."""
+        """Note on disk which rows W&B's service has written by now: it writes late, and ends with this process."""
         before = time.monotonic() - WRITE_SECONDS
         while self._committed and self._committed[0][0] < before:
             self._facts["written"] = self._committed.popleft()[1]
@@ -438,15 +433,12 @@ class WandbWatch(Callback):
             self._ask(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)
 
 
 class WandbArtifacts(Checkpoint):
@@ -472,16 +464,13 @@ class WandbArtifacts(Checkpoint):
             self.upload(trainer, self.logger.folder.last)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._conclude(trainer)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, RunInterrupted):
-            self._conclude(trainer)
-
-    def _conclude(self, trainer: Trainer) -> None:
         path = self.logger.folder.best if self.which == "best" else self.logger.folder.last
         if path.is_file():
             self.upload(trainer, path)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, RunInterrupted):
+            self.on_train_end(trainer, pl_module)
 
     def upload(self, trainer: Trainer, path: Path) -> None:
         """Hand one checkpoint over, once."""
@@ -498,7 +487,7 @@ class WandbArtifacts(Checkpoint):
         }
         aliases = ["last", f"images-{images_seen}"] if path == self.logger.folder.last else [f"images-{images_seen}"]
         best = self.logger.folder.best
-        if best.is_file() and (path == best or _same(path, best)):
+        if best.is_file() and (path.samefile(best) or path.read_bytes() == best.read_bytes()):
             aliases.append("best")
         for callback in trainer.callbacks:
             if isinstance(callback, Checkpoints) and callback.monitor:
@@ -524,10 +513,10 @@ def note_agent_trial(folder: RunFolder, state: str) -> None:
         folder: the run's folder.
         state: running, or the status of its summary.json.
     """
-    path = folder.path / "trial.json"
     sweep = agent_sweep()
     if sweep is None:
         return
+    path = folder.path / "trial.json"
     facts = _read(path) or {
         "sweep": sweep,
         "trial": os.environ.get("WANDB_RUN_ID"),
@@ -606,8 +595,8 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float | np.number) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
-def let_go() -> None:
-    """Give up what W&B's service has begun in vain, so that the run's id is free again."""
+def release() -> None:
+    """End W&B's service after a run that could not begin, so that the run's id is free again."""
     import wandb
 
     with contextlib.suppress(ImportError, AttributeError):  # else its telemetry waits for the server, too, at the end
@@ -642,10 +631,6 @@ def _read(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return {}
-
-
-def _same(one: Path, other: Path) -> bool:
-    return one.samefile(other) or one.read_bytes() == other.read_bytes()
 
 
 def _say(message: str) -> None:

@@ -1,31 +1,39 @@
 """lightning ais: bits per dimension of a model that decodes latents, by annealed importance sampling."""
 
-from __future__ import annotations
-
 import math
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 from torch import Tensor
 
-from lightning_gen.callbacks.evaluation import choose_images
-from lightning_gen.commands.common import add_model_options, load_generator, split_sampler_options
+from lightning_gen.callbacks.evaluation import choose_images, tensors
+from lightning_gen.commands.common import add_model_options, load_generator, print_figures, split_sampler_options
 from lightning_gen.commands.likelihood import check_images, meaning
 from lightning_gen.commands.messages import CommandParser
+from lightning_gen.core import (
+    HasLikelihood,
+    InputError,
+    check,
+    check_file,
+    describe,
+    evaluating,
+    flat,
+    keyed_generator,
+    write_json,
+)
 from lightning_gen.data import ImageDataModule, Images
-from lightning_gen.errors import InputError
-from lightning_gen.files import check_file, write_json
 from lightning_gen.metrics import BitsPerDimension, bits_per_dimension
-from lightning_gen.models import GenerativeModule, HasLikelihood
-from lightning_gen.models.base import CHECKPOINT_KEY, HasLatentLikelihood, HasPixelMean, evaluating, keyed_seed
+from lightning_gen.models import GenerativeModule
 from lightning_gen.models.checkpoint import load_data
-from lightning_gen.samplers import AnnealedImportanceSampling, GaussianDecoder, LatentTarget
+from lightning_gen.models.state import CHECKPOINT_KEY
+from lightning_gen.samplers import AnnealedImportanceSampling, GaussianDecoder, decoder_of, is_decoder
+from lightning_gen.samplers.decoders import LatentDecoder
 
 DESCRIPTION = """Bound the likelihood of held-out images under a model that decodes latents, such as a GAN, by annealed
 importance sampling. A decoder without a likelihood of its own gets Gaussian noise around its pixels, whose standard
@@ -36,29 +44,6 @@ for --batch_size chains at once, so figures are the same twice for the same --se
 FIT_IMAGES = 100
 LEAST_FIT_IMAGES = 20
 LOW_ACCEPTANCE = 0.2
-
-
-class Decoder(NamedTuple):
-    """What the command needs of a model, whichever protocol it answers."""
-
-    model: HasLatentLikelihood | GaussianDecoder
-
-    def target(self, levels: Tensor, labels: Tensor | None) -> LatentTarget:
-        """Return the joint density of latents and these images."""
-        model = self.model
-        if isinstance(model, GaussianDecoder):
-            return model.target(levels, labels)
-
-        def on_rows(latent: Tensor) -> Tensor:
-            chains = len(latent)
-            of_chains = None if labels is None else labels.repeat(chains)
-            repeated = levels.repeat(chains, 1, 1, 1)
-            return model.log_conditional(repeated, latent.flatten(0, 1), of_chains).unflatten(0, latent.shape[:2])
-
-        def log_prior(latent: Tensor) -> Tensor:
-            return model.log_prior(latent.flatten(0, 1)).unflatten(0, latent.shape[:2])
-
-        return LatentTarget(model.draw_prior, log_prior, on_rows, len(levels))
 
 
 def run(args: Sequence[str]) -> None:
@@ -73,22 +58,13 @@ def run(args: Sequence[str]) -> None:
     check_images(data)
     chosen, fitting = choose(data, model, options)
     started = time.monotonic()
-    report: dict[str, Any] = {}
+    model.requires_grad_(False)  # only latents are differentiated by
     with evaluating(model):
-        grads = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        for parameter in grads:  # only latents are differentiated by
-            parameter.requires_grad_(False)
-        try:
-            decoder, facts = observe(model, fitting, options)
-            report |= score(decoder, method, model, chosen, options)
-            if options.simulated:
-                report |= score_simulated(decoder, method, model, options)
-        finally:
-            for parameter in grads:
-                parameter.requires_grad_(True)
-    width = max(map(len, report))
-    for name, value in report.items():
-        print(f"{name:<{width}} {value:.6g}")
+        decoder, facts = observe(model, fitting, options)
+        report: dict[str, Any] = score(decoder, method, model, chosen, options)
+        if options.simulated:
+            report |= score_simulated(decoder, method, model, options)
+    print_figures(report)
     if options.json:
         report |= facts | {
             "kind": "ais",
@@ -98,13 +74,13 @@ def run(args: Sequence[str]) -> None:
             "given_labels": model.conditional,
             "num_samples": options.chains,
             **{name: options[name] for name in ("chains", "steps", "leapfrog", "schedule", "simulated")},
-            **{name: options[name] for name in ("seed", "batch_size")},
-            "weights": options.weights,
+            **{name: options[name] for name in ("seed", "batch_size", "weights")},
+            "sampler": describe(model.sampler),
             "checkpoint": options.checkpoint,
             "images_seen": model.images_seen,
             "seconds": round(time.monotonic() - started, 1),
         }
-        write_json(Path(options.json), report)
+        write_json(Path(options.json), flat(report))
 
 
 def make_parser() -> CommandParser:
@@ -133,10 +109,9 @@ def make_parser() -> CommandParser:
 
 def check_options(options: Namespace) -> None:
     """Raise InputError for options out of range, before the work."""
-    if options.simulated < 0:
-        raise InputError(f"--simulated must be at least 0, got {options.simulated}")
-    if options.sigma is not None and not 0 < options.sigma < math.inf:
-        raise InputError(f"--sigma must be a finite number above 0, got {options.sigma}")
+    simulated, sigma = options.simulated, options.sigma
+    check("", "--simulated", simulated, simulated >= 0, "at least 0")
+    check("", "--sigma", sigma, sigma is None or 0 < sigma < math.inf, "a finite number above 0")
     if options.json is not None:
         check_file("--json", options.json)
 
@@ -144,11 +119,9 @@ def check_options(options: Namespace) -> None:
 def check_model(model: GenerativeModule, options: Namespace) -> None:
     """Raise InputError for a model without latents, naming the measure that it does have."""
     name = type(model).__name__
-    if isinstance(model, HasLatentLikelihood):
-        if options.sigma is not None:
+    if is_decoder(model):
+        if options.sigma is not None and not isinstance(decoder_of(model), GaussianDecoder):
             raise InputError(f"--sigma: this {name} says itself how likely pixels are: leave it out")
-    elif isinstance(model, HasPixelMean):
-        model.normal_latents()
     elif isinstance(model, HasLikelihood):
         raise InputError(
             f"this {name} gives its likelihood itself: lightning evaluate {options.checkpoint} --likelihood"
@@ -170,7 +143,7 @@ def choose(data: ImageDataModule, model: GenerativeModule, options: Namespace) -
 
     held_out = data.images(options.part)
     rows = choose_images(len(held_out.levels), options.n)
-    if isinstance(model, HasLatentLikelihood) or options.sigma is not None:
+    if not isinstance(decoder_of(model), GaussianDecoder) or options.sigma is not None:
         return take(held_out, rows), None
     validation = data.images("val")
     free = torch.ones(len(validation.levels), dtype=torch.bool)
@@ -185,39 +158,44 @@ def choose(data: ImageDataModule, model: GenerativeModule, options: Namespace) -
     return take(held_out, rows), take(validation, order[free[order]][-FIT_IMAGES:].sort().values)
 
 
-def observe(model: GenerativeModule, fitting: Images | None, options: Namespace) -> tuple[Decoder, dict[str, Any]]:
+def observe(
+    model: GenerativeModule, fitting: Images | None, options: Namespace
+) -> tuple[LatentDecoder, dict[str, Any]]:
     """Return the model with its observation model, and facts about that."""
-    if isinstance(model, HasLatentLikelihood):
-        return Decoder(model), {"observation": "the model's own"}
-    decoder = GaussianDecoder(model.spec, model.normal_latents(), model.pixel_mean, options.sigma or 1.0)
+    decoder = decoder_of(model, options.sigma or 1.0)
+    if not isinstance(decoder, GaussianDecoder):
+        return decoder, {"observation": "the model's own"}
     facts = {"observation": "discretized Gaussian", "sigma_images": 0}
     if fitting is not None:
         say(f"fitting the noise on {len(fitting.levels)} validation images ...")
-        decoder.fit(*tensors(fitting, model), generator_of(model, options, "fit"), options.batch_size)
         facts["sigma_images"] = len(fitting.levels)
-    return Decoder(decoder), {"sigma": decoder.noise.sigma, **facts}
+        levels, labels = tensors(model, fitting, torch.arange(len(fitting.levels)))
+        decoder.fit(levels, labels, keyed_generator(options.seed, "ais", "fit"), options.batch_size)
+    return decoder, {"sigma": decoder.noise.sigma, **facts}
 
 
 def score(
-    decoder: Decoder, method: AnnealedImportanceSampling, model: GenerativeModule, images: Images, options: Namespace
+    decoder: LatentDecoder,
+    method: AnnealedImportanceSampling,
+    model: GenerativeModule,
+    images: Images,
+    options: Namespace,
 ) -> dict[str, float]:
     """Return the figures of held-out images."""
-    levels, labels = tensors(images, model)
-    found, ess, rates = [], [], []
+    levels, labels = tensors(model, images, torch.arange(len(images.levels)))
+    found = []
     for chunk, rows in enumerate(chunks(len(levels), options)):
-        generator = generator_of(model, options, f"held-out/{chunk}")
+        generator = keyed_generator(options.seed, "ais", f"held-out/{chunk}")
         target = decoder.target(levels[rows], None if labels is None else labels[rows])
-        forward = method.forward(target, method.tune(target, generator), generator)
-        found.append(forward.bound)
-        ess.append(forward.effective_sample_size)
-        rates.append(forward.acceptance)
+        found.append(method.forward(target, method.tune(target, generator), generator))
         say(f"held-out images: {rows.stop} of {len(levels)}")
-    bound = torch.cat(found)
+    bound = torch.cat([forward.bound for forward in found])
+    ess = torch.cat([forward.effective_sample_size for forward in found])
+    rates = torch.cat([forward.acceptance for forward in found])
     metric = BitsPerDimension(model.spec, model.conditional)
     metric.update(bound, "ais", method.chains)
     figures = metric.compute()
     say(meaning(metric.facts, options.part))
-    ess, rates = torch.cat(ess), torch.cat(rates)
     for line in doubts(ess, rates, method.chains):
         say(line)
     return {
@@ -232,18 +210,16 @@ def score(
 
 
 def score_simulated(
-    decoder: Decoder, method: AnnealedImportanceSampling, model: GenerativeModule, options: Namespace
+    decoder: LatentDecoder, method: AnnealedImportanceSampling, model: GenerativeModule, options: Namespace
 ) -> dict[str, float]:
     """Return both bounds of images simulated from the model, and the gap between them."""
     found = []
     for chunk, rows in enumerate(chunks(options.simulated, options)):
-        generator = generator_of(model, options, f"simulated/{chunk}")
-        n = rows.stop - rows.start
-        labels = None
-        if model.conditional:
-            labels = torch.arange(rows.start, rows.stop, device=model.device) % model.spec.num_classes
-        latent = decoder.model.draw_prior(n, generator)
-        levels = decoder.model.draw_levels(latent, labels, generator=generator)
+        generator = keyed_generator(options.seed, "ais", f"simulated/{chunk}")
+        places = torch.arange(rows.start, rows.stop, device=model.device)
+        labels = places % model.spec.num_classes if model.conditional else None
+        latent = decoder.draw_prior(len(places), generator)
+        levels = decoder.draw_levels(latent, labels, generator)
         target = decoder.target(levels, labels)
         step_sizes = method.tune(target, generator)
         forward = method.forward(target, step_sizes, generator)
@@ -271,7 +247,7 @@ def doubts(ess: Tensor, acceptance: Tensor, chains: int) -> list[str]:
         chains: for each image.
     """
     found = []
-    # Of few chains even like-minded ones are worth little more than one.
+    # Few chains have a small effective sample size even where they agree.
     if chains > 1 and ess.mean() < min(1.5, 1 + 0.2 * (chains - 1)):
         found.append(f"chains disagree: {chains} are worth {ess.mean():.2g} on average: raise --steps")
     if acceptance.mean() < LOW_ACCEPTANCE:
@@ -288,17 +264,6 @@ def chunks(n: int, options: Namespace) -> list[slice]:
     """Return slices of ``n`` images, so many at once that their chains are at most ``batch_size``."""
     size = max(1, options.batch_size // options.chains)
     return [slice(start, min(n, start + size)) for start in range(0, n, size)]
-
-
-def tensors(images: Images, model: GenerativeModule) -> tuple[Tensor, Tensor | None]:
-    """Return levels and labels on the model's device."""
-    labels = None if images.labels is None else torch.from_numpy(images.labels).to(model.device)
-    return torch.from_numpy(images.levels).to(model.device), labels
-
-
-def generator_of(model: GenerativeModule, options: Namespace, purpose: str) -> torch.Generator:
-    """Return a generator on the model's device, keyed on the seed and a purpose."""
-    return torch.Generator(model.device).manual_seed(keyed_seed(options.seed, "ais", purpose))
 
 
 def say(line: str) -> None:

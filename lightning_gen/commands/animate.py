@@ -1,7 +1,5 @@
 """lightning animate: the sample grids of a run as one moving picture."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Sequence
@@ -11,8 +9,7 @@ from jsonargparse.typing import PositiveInt
 from PIL import Image, ImageDraw
 
 from lightning_gen.commands.messages import CommandParser
-from lightning_gen.errors import InputError
-from lightning_gen.files import check_file, write_atomically
+from lightning_gen.core import InputError, check_file, write_atomically
 
 CAPTION = 16  # pixels
 

@@ -19,21 +19,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import Namespace
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_gen.commands.messages import input_error_behind
 from lightning_gen.commands.training import TrainingCLI, quieten
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError
 from lightning_gen.shipped import find_config
-from lightning_gen.spec import ImageSpec
 from lightning_gen.sweeps.command import plain_values
 
 EXAMPLE_LETTERS = 300
 BUILD_SECONDS = 2.0
 """How long all models of a check may take to be made; those beyond are left to their own runs."""
 MOST_TRIED = 8
-"""In so many other combinations a value is tried before it is blamed."""
+"""Number of other combinations in which a value is tried before the error names it."""
 
 
 class _Built(Exception):
@@ -45,7 +44,6 @@ class ParsingCLI(TrainingCLI):
 
     def __init__(self):
         quieten()
-        set_parsing_settings(omegaconf_absolute_to_relative_paths=True, subclasses_enabled=[ImageSpec])
         with suppress(_Built):
             super().__init__("fit", ["fit"])
 
@@ -127,7 +125,7 @@ class Trial:
 
 
 class CommandCheck:
-    """Parses command lines and blames the key that one fails by."""
+    """Parses command lines, and finds the key that makes one fail."""
 
     def __init__(self):
         self.cli = ParsingCLI()
@@ -174,7 +172,7 @@ class CommandCheck:
 
         Args:
             lines: command lines from ``fit`` on.
-            parsed: what :meth:`check` made of each.
+            parsed: what :meth:`check` returned for each.
             lenient: note a value that works with nothing, too: for a sweep whose file was written for other images.
             seconds: after so many no further one is begun.
 
@@ -287,8 +285,7 @@ def values_of(options: Sequence[Option]) -> dict[str, Any]:
 
 def _configs(options: Sequence[Option]) -> list[str]:
     """Return a command line of the config files alone."""
-    files = [option for option in options if option.is_config and option.parameters is None]
-    return ["fit", *(item for option in files for item in option.items)]
+    return arguments([option for option in options if option.is_config and option.parameters is None])
 
 
 def flag(key: str, value: Any) -> str:
@@ -308,12 +305,10 @@ def split(args: Sequence[str]) -> Iterator[Option]:
         key, equals, value = item.partition("=")
         if not item.startswith("-"):
             raise InputError(f"{item}: options begin with two hyphens: put ${{args}} into command")
-        if equals:
-            yield Option(key.lstrip("-"), value, (item,))
-        elif items and not items[0].startswith("--"):
+        if not equals and items and not items[0].startswith("--"):
             yield Option(key.lstrip("-"), items[0], (item, items.pop(0)))
         else:
-            yield Option(key.lstrip("-"), None, (item,))
+            yield Option(key.lstrip("-"), value if equals else None, (item,))
 
 
 def _found(option: Option) -> Option:
@@ -395,9 +390,8 @@ def check_value(key: str, given: Any, parsed: Any, inside: Sequence[str]) -> Non
         inside: further keys that change parts of it.
     """
     if not inside and not same(given, parsed):
-        raise InputError(
-            f"{key}: the run would have {shown(parsed)} instead of {given}: does a later --config replace it?"
-        )
+        found = parsed.as_dict() if isinstance(parsed, Namespace) else parsed
+        raise InputError(f"{key}: the run would have {found} instead of {given}: does a later --config replace it?")
 
 
 def same(given: Any, parsed: Any) -> bool:
@@ -409,8 +403,8 @@ def same(given: Any, parsed: Any) -> bool:
         if not isinstance(given, dict):
             given = {"class_path": given}
         path = str(given.get("class_path", parsed.class_path))
-        arguments = {**given, **(given.get("init_args") or {})}
-        arguments = {key: value for key, value in arguments.items() if key not in ("class_path", "init_args")}
+        everything = given | (given.get("init_args") or {})
+        arguments = {key: value for key, value in everything.items() if key not in ("class_path", "init_args")}
         same_class = path.rpartition(".")[2] == parsed.class_path.rpartition(".")[2]
         return same_class and same(arguments, parsed.get("init_args", {}))
     if isinstance(parsed, Namespace | dict):
@@ -425,11 +419,6 @@ def same(given: Any, parsed: Any) -> bool:
     if parsed is None or isinstance(parsed, bool):
         return given is parsed
     return str(given) == str(parsed) if isinstance(parsed, str) else True
-
-
-def shown(value: Any) -> str:
-    """Return a value for a message."""
-    return str(value.as_dict() if isinstance(value, Namespace) else value)
 
 
 def main() -> None:

@@ -1,19 +1,21 @@
 """What the verbs on trained models share."""
 
-from __future__ import annotations
-
 import difflib
+import importlib
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from jsonargparse.typing import PositiveInt
 
+from lightning_gen import samplers
 from lightning_gen.commands.messages import CommandParser
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError
 from lightning_gen.models import GenerativeModule, load, read_checkpoint
+from lightning_gen.samplers import Sampler
 
 
 def add_model_options(parser: CommandParser, optional: bool = False) -> None:
@@ -25,24 +27,31 @@ def add_model_options(parser: CommandParser, optional: bool = False) -> None:
     parser.add_argument("--batch_size", type=PositiveInt, default=500, help="Images (or chains) at once.")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, mps, or auto.")
     parser.add_argument("--weights", choices=("averaged", "live"), default="averaged", help="Which weights to use.")
-    parser.add_argument("--trust", nargs="*", default=[], help="Further packages to build classes from.")
+    parser.add_argument("--trust", nargs="*", action="extend", default=[], help="Further packages of classes.")
 
 
 def split_sampler_options(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return (arguments without, arguments with) the ``--sampler.*`` options, which depend on the model."""
+    """Return arguments without ``--sampler`` and ``--sampler.*``, and those, which the model judges, as name=value."""
     rest, sampler = [], []
     i = 0
     while i < len(args):
-        if args[i].startswith("--sampler."):
-            width = 1 if "=" in args[i] else 2
-            if i + width > len(args):
-                raise InputError(f"{args[i]} needs a value")
-            sampler += args[i : i + width]
-            i += width
+        name, equals, _ = args[i].partition("=")
+        if name == "--sampler" or name.startswith("--sampler."):
+            if not equals and i + 1 == len(args):
+                raise InputError(f"{name} needs a value")
+            sampler.append(args[i] if equals else f"{name}={args[i + 1]}")
+            i += 1 if equals else 2
         else:
             rest.append(args[i])
             i += 1
     return rest, sampler
+
+
+def print_figures(figures: dict[str, float]) -> None:
+    """Print one line for each figure."""
+    width = max(28, *map(len, figures))
+    for name, value in figures.items():
+        print(f"{name:<{width}} {value:.6g}")
 
 
 def find_device(name: str) -> torch.device:
@@ -64,34 +73,63 @@ def find_device(name: str) -> torch.device:
 def load_generator(options: Any, sampler_options: Sequence[str]) -> tuple[GenerativeModule, dict[str, Any]]:
     """Return the model of ``options.checkpoint``, with the sampler's options set, and the checkpoint's content."""
     checkpoint = read_checkpoint(options.checkpoint)
-    average = options.weights == "averaged"
-    model = load(options.checkpoint, trust=options.trust, average=average, checkpoint=checkpoint)
+    model = load(options.checkpoint, trust=options.trust, average=options.weights == "averaged", checkpoint=checkpoint)
     if not isinstance(model, GenerativeModule):
         raise InputError(f"{options.checkpoint} holds a {type(model).__name__}, which draws no images")
     if sampler_options:
         model.sampler = changed_sampler(model, sampler_options)
+    model.sampler.check(model)
     return model.to(find_device(options.device)), checkpoint
 
 
-def changed_sampler(model: GenerativeModule, options: Sequence[str]) -> Any:
-    """Return a sampler like the model's with some of its init arguments given anew.
+def changed_sampler(model: GenerativeModule, options: Sequence[str]) -> Sampler:
+    """Return a sampler like the model's with some of its init arguments given anew, or one of another class.
 
     Raises:
-        InputError: for an option that this model's sampler does not have, or a bad value.
+        InputError: for a class or an option that there is not, or a bad value.
     """
-    sampler = getattr(model, "sampler", None)
-    if sampler is None:
-        raise InputError(f"{type(model).__name__} has no sampler, so {options[0]} means nothing")
-    names = [name for name in inspect.signature(type(sampler).__init__).parameters if name != "self"]
-    for option in options:
-        name = option.removeprefix("--sampler.").partition("=")[0]
-        if option.startswith("--sampler.") and name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
-            raise InputError(f"{type(sampler).__name__} has no option {name!r}: {hint}")
+    given = dict(option.split("=", 1) for option in options)
+    same = "--sampler" not in given
+    cls = type(model.sampler) if same else find_sampler(given.pop("--sampler"))
+    names = list(inspect.signature(cls.__init__).parameters)[1:]
+    for option in given:
+        name = option.removeprefix("--sampler.")
+        if name not in names:
+            hint = nearest_of(name, names, f"it has {', '.join(names) or 'none'}")
+            raise InputError(f"{cls.__name__} has no option {name!r}: {hint}")
     parser = CommandParser(prog="lightning")
-    parser.add_class_arguments(type(sampler), "sampler")
-    parser.set_defaults({f"sampler.{name}": getattr(sampler, name) for name in names})
+    parser.add_class_arguments(cls, "sampler")
+    if same:
+        parser.set_defaults({f"sampler.{name}": getattr(model.sampler, name) for name in names})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return parser.instantiate(parser.parse_args(list(options))).sampler
+        return parser.instantiate(parser.parse_args([f"{name}={value}" for name, value in given.items()])).sampler
+
+
+def find_sampler(name: str) -> type[Sampler]:
+    """Return the sampler's class of that name, or import path.
+
+    Raises:
+        InputError: where there is none, naming the nearest.
+    """
+    known = {
+        key: value
+        for key, value in vars(samplers).items()
+        if inspect.isclass(value) and issubclass(value, Sampler) and not inspect.isabstract(value)
+    }
+    if "." in name:
+        module, _, last = name.rpartition(".")
+        with suppress(ImportError):
+            found = getattr(importlib.import_module(module), last, None)
+            if inspect.isclass(found) and issubclass(found, Sampler) and not inspect.isabstract(found):
+                return found
+    elif name in known:
+        return known[name]
+    hint = nearest_of(name, known, f"there are {', '.join(sorted(known))}")
+    raise InputError(f"--sampler {name}: no sampler of that name: {hint}")
+
+
+def nearest_of(name: str, known: Iterable[str], otherwise: str) -> str:
+    """Return a hint at the known name nearest to ``name``, or ``otherwise`` where none is near."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {near[0]!r}?" if near else otherwise

@@ -1,9 +1,6 @@
 """lightning evaluate: score a checkpoint by samples, or images that anything drew."""
 
-from __future__ import annotations
-
 import argparse
-import difflib
 import importlib.util
 import inspect
 import logging
@@ -23,21 +20,39 @@ import lightning_gen.data as sources
 import lightning_gen.metrics as metrics
 from lightning_gen.callbacks.evaluation import draw_samples, neighbour_sheet, sample_labels, set_references
 from lightning_gen.callbacks.grid import save_png
-from lightning_gen.commands.common import add_model_options, find_device, load_generator, split_sampler_options
+from lightning_gen.commands.common import (
+    add_model_options,
+    find_device,
+    load_generator,
+    nearest_of,
+    print_figures,
+    split_sampler_options,
+)
 from lightning_gen.commands.likelihood import check_has_likelihood, check_images, meaning, score_parts
 from lightning_gen.commands.messages import CommandParser
+from lightning_gen.core import (
+    TRUSTED,
+    HasImportanceSamples,
+    HasLikelihood,
+    ImageSpec,
+    InputError,
+    ProgressLine,
+    build,
+    check_file,
+    class_path,
+    describe,
+    flat,
+    watching,
+    write_json,
+)
 from lightning_gen.data import Images, Source
 from lightning_gen.data.images import ARRAYS, read_images
 from lightning_gen.data.source import ContentHash
-from lightning_gen.describe import TRUSTED, build, class_path
-from lightning_gen.errors import InputError
-from lightning_gen.files import check_file, flat, write_json
 from lightning_gen.metrics import Extractor, FeatureMetric, FrechetDistance, InceptionExtractor, MetricSuite
 from lightning_gen.metrics.base import HELD_OUT, TRAIN
-from lightning_gen.models import GenerativeModule, HasLikelihood
-from lightning_gen.models.base import CHECKPOINT_KEY
+from lightning_gen.models import GenerativeModule
 from lightning_gen.models.checkpoint import load_data
-from lightning_gen.spec import ImageSpec
+from lightning_gen.models.state import CHECKPOINT_KEY
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +95,7 @@ OF_MODELS = ("--sampler.prior", "--sampler.trust")
 
 
 class Scored(NamedTuple):
-    """What one way of scoring hands over: the suite with its figures, facts for the report, images for the picture."""
+    """Result of one way of scoring: the suite with its figures, facts for the report, images for the picture."""
 
     suite: MetricSuite
     figures: dict[str, float]
@@ -116,13 +131,6 @@ def run(args: Sequence[str]) -> None:
         save_png(sheet, Path(options.neighbours))
     if options.json:
         write_json(Path(options.json), flat({**scored.figures, **scored.suite.description(), **scored.facts}))
-
-
-def print_figures(figures: dict[str, float]) -> None:
-    """Print one line for each figure."""
-    width = max(28, *map(len, figures))
-    for name, value in figures.items():
-        print(f"{name:<{width}} {value:.6g}")
 
 
 def make_parser() -> CommandParser:
@@ -224,9 +232,8 @@ def make_parser() -> CommandParser:
 def check_files(options: Namespace) -> None:
     """Raise InputError where a file that is to be written cannot be: found out before the work, not after it."""
     for name in ("json", "neighbours"):
-        if options[name] is None:
-            continue
-        check_file(f"--{name}", options[name])
+        if options[name] is not None:
+            check_file(f"--{name}", options[name])
     if options.plots is not None and (not options.plots or Path(options.plots).is_file()):
         raise InputError(f"--plots {options.plots}: give the name of a folder")
     if options.neighbours and Path(options.neighbours).suffix.lower() != ".png":
@@ -279,7 +286,7 @@ def check_likelihood(options: Namespace, parser: CommandParser, sampler_options:
             raise InputError(f"--{given[0]} belongs to --likelihood: give that, too")
         return
     given = [f"--{name}" for name in OF_FEATURES if options[name] != parser.get_default(name)]
-    named = [option.partition("=")[0] for option in sampler_options if option.startswith("--sampler.")]
+    named = [option.partition("=")[0] for option in sampler_options if option.startswith("--sampler")]
     given += [name for name in named if name not in OF_MODELS]
     if given:
         raise InputError(f"{given[0]} is about samples, and --likelihood draws none: leave it out")
@@ -287,27 +294,17 @@ def check_likelihood(options: Namespace, parser: CommandParser, sampler_options:
         raise InputError(f"--other {options.other}: no such folder or file of images: check the path")
 
 
-def set_importance_samples(model: GenerativeModule, count: int | None) -> None:
-    """Let the likelihood take ``count`` importance samples; None leaves it as it is.
-
-    Raises:
-        InputError: for a model whose likelihood takes none.
-    """
-    if count is None:
-        return
-    if not hasattr(model, "importance_samples"):
-        raise InputError(
-            f"--importance_samples: the likelihood of this {type(model).__name__} takes no importance samples: leave "
-            "it out"
-        )
-    model.importance_samples = count
-
-
 def score_likelihoods(options: Namespace, sampler_options: Sequence[str]) -> None:
     """Take the likelihood of held-out images, and with --plots or --other that of further ones."""
     model, checkpoint = load_generator(options, sampler_options)
     check_has_likelihood(model, options.checkpoint)
-    set_importance_samples(model, options.importance_samples)
+    if options.importance_samples is not None:
+        if not isinstance(model, HasImportanceSamples):
+            raise InputError(
+                f"--importance_samples: the likelihood of this {type(model).__name__} takes no importance samples: "
+                "leave it out"
+            )
+        model.importance_samples = options.importance_samples
     model.seed = options.seed  # of noise that a model keys on its own seed
     data = load_data(checkpoint[CHECKPOINT_KEY], options.trust)
     check_images(data)
@@ -330,17 +327,16 @@ def score_likelihoods(options: Namespace, sampler_options: Sequence[str]) -> Non
     for picture in pictures:
         print(f"written to {Path(options.plots) / picture}", file=sys.stderr)
     if options.json:
-        facts |= {
+        settings = {
             "part": options.part,
             "checkpoint": options.checkpoint,
             "images_seen": model.images_seen,
             "weights": options.weights,
             "seed": options.seed,
             "batch_size": options.batch_size,
+            "sampler": describe(model.sampler),
         }
-        if (prior := getattr(getattr(model, "sampler", None), "prior", None)) is not None:
-            facts["prior"] = prior
-        write_json(Path(options.json), flat({**figures, **facts}))
+        write_json(Path(options.json), flat(figures | facts | settings))
 
 
 def score_checkpoint(options: Namespace, given: Namespace, sampler_options: Sequence[str]) -> Scored:
@@ -356,7 +352,8 @@ def score_checkpoint(options: Namespace, given: Namespace, sampler_options: Sequ
     if options.per_class:
         check_classes({f"the {n} samples": labels.numpy()}, model.spec, suite.metrics)
     set_references(suite.to(model.device), data, options.part)
-    first = draw_samples(model, suite, n, options.batch_size, options.seed, labels)
+    with watching(ProgressLine(f"drawing {n:,} samples")):
+        first = draw_samples(model, suite, n, options.batch_size, options.seed, labels)
     facts = {
         "reference_part": "train",
         "heldout_part": options.part,
@@ -364,6 +361,7 @@ def score_checkpoint(options: Namespace, given: Namespace, sampler_options: Sequ
         "images_seen": model.images_seen,
         "weights": options.weights,
         "seed": options.seed,
+        "sampler": describe(model.sampler),
     }
     return Scored(suite, suite.compute(), facts, first, data.images("train").levels, model.spec)
 
@@ -442,11 +440,9 @@ def to_reference(levels: np.ndarray, own: ImageSpec, spec: ImageSpec, path: str)
             f"{path}: images are {sizes[0]} and the real ones {sizes[1]} (channels x height x width): {remedy}"
         )
     brightest = levels.max()
-    if spec.levels == 256:
-        if is_array(path) and brightest < 128:
-            log.warning("%s: no pixel is above %d: are these levels of a data set that has fewer?", path, brightest)
-        return levels
-    if is_array(path) and brightest < spec.levels:
+    if spec.levels == 256 and is_array(path) and brightest < 128:
+        log.warning("%s: no pixel is above %d: are these levels of a data set that has fewer?", path, brightest)
+    if spec.levels == 256 or (is_array(path) and brightest < spec.levels):
         return levels
     return spec.to_levels(ImageSpec(*own.shape).to_unit(torch.from_numpy(levels))).numpy()
 
@@ -500,9 +496,15 @@ def gives_logits(extractor: Extractor, spec: ImageSpec, device: torch.device) ->
 
 def default_metrics(held_out: bool, logits: bool) -> list[FeatureMetric]:
     """Return the metrics that need no choice, as far as the references and the extractor allow them."""
-    chosen = [FrechetDistance(), metrics.KernelDistance(), metrics.PrecisionRecall(), metrics.DensityCoverage()]
-    chosen += [metrics.Diversity()] + ([metrics.InceptionScore()] if logits else [])
-    return chosen + ([metrics.CopyShare()] if held_out else [])
+    return [
+        FrechetDistance(),
+        metrics.KernelDistance(),
+        metrics.PrecisionRecall(),
+        metrics.DensityCoverage(),
+        metrics.Diversity(),
+        *([metrics.InceptionScore()] if logits else []),
+        *([metrics.CopyShare()] if held_out else []),
+    ]
 
 
 def check_metrics(wanted: Sequence[FeatureMetric], n: int, held_out: bool, logits: bool) -> None:
@@ -575,7 +577,7 @@ def split_names(args: Sequence[str]) -> tuple[list[str], str | None]:
 
 
 def find_class_path(option: str, name: str, kind: str, module: Any, base: type) -> str:
-    """Return the import path that ``name`` stands for, short or not."""
+    """Return the import path of the class that a short name, or an import path, stands for."""
     known = {
         bare(cls.__name__, base): f"{cls.__module__}.{cls.__qualname__}"
         for cls in map(vars(module).get, module.__all__)
@@ -588,8 +590,7 @@ def find_class_path(option: str, name: str, kind: str, module: Any, base: type) 
     importable = re.fullmatch(r"\w+(\.\w+)+", name) and not is_array(name) and importlib.util.find_spec(root)
     if importable or name.startswith("{"):
         return name
-    near = difflib.get_close_matches(short, known, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}, or give an import path"
+    hint = nearest_of(short, known, f"there are {', '.join(sorted(known))}, or give an import path")
     raise InputError(f"{option} {name}: {missing}no {kind} of that name: {hint}")
 
 

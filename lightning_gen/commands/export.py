@@ -1,15 +1,13 @@
 """lightning export: a classifier's weights as one safetensors file, for metrics to take features from."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_gen.commands.messages import CommandParser
-from lightning_gen.errors import InputError
-from lightning_gen.models import Classifier, load
-from lightning_gen.networks.classifier import SmallClassifier, save_classifier
+from lightning_gen.core import InputError, Unavailable
+from lightning_gen.models import load
+from lightning_gen.models.classifier import export_network
 
 
 def run(args: Sequence[str]) -> None:
@@ -25,8 +23,8 @@ def run(args: Sequence[str]) -> None:
     out = Path(options.out)
     if out.suffix != ".safetensors":
         raise InputError(f"{out}: the name must end in .safetensors")
-    model = load(options.checkpoint)
-    if not isinstance(model, Classifier) or not isinstance(model.network, SmallClassifier):
-        raise InputError(f"{options.checkpoint} holds no Classifier of a SmallClassifier")
-    save_classifier(model.network, out)
+    try:
+        export_network(load(options.checkpoint), out)
+    except Unavailable as error:
+        raise InputError(f"{options.checkpoint} {error}") from error
     print(f"{out} written ({out.stat().st_size / 1e6:.2f} MB)", file=sys.stderr)

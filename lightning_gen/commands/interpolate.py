@@ -1,7 +1,5 @@
 """lightning interpolate: a picture of images between random latents."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +10,8 @@ from jsonargparse.typing import PositiveInt
 from lightning_gen.callbacks.grid import grid_picture, save_png
 from lightning_gen.commands.common import add_model_options, load_generator, split_sampler_options
 from lightning_gen.commands.messages import CommandParser
-from lightning_gen.errors import InputError
-from lightning_gen.files import check_file
-from lightning_gen.models.base import keyed_seed
-from lightning_gen.models.latents import path_between
+from lightning_gen.core import Decodes, InputError, check_file, evaluating, heeded_labels, keyed_generator
+from lightning_gen.samplers import interpolate
 
 
 def run(args: Sequence[str]) -> None:
@@ -41,18 +37,20 @@ def run(args: Sequence[str]) -> None:
     if options.steps < 2:
         raise InputError("--steps must be at least 2: a row shows both of its ends")
     model, _ = load_generator(options, sampler_options)
-    if not hasattr(model, "decode") or not hasattr(model, "draw_latents"):
+    if not isinstance(model, Decodes) or model.latents == "discrete":
         raise InputError(f"{type(model).__name__} draws its images without latents: there is nothing to interpolate")
     from lightning_gen.commands.sample import choose_labels
 
     labels = choose_labels(model, options.rows, options.labels)
-    generator = torch.Generator(model.device).manual_seed(keyed_seed(options.seed, "interpolate"))
-    ends = model.draw_latents(2 * options.rows, generator)
-    rows = path_between(model, ends[0::2], ends[1::2], options.steps).flatten(0, 1)
-    labels = None if labels is None else labels.repeat_interleave(options.steps).to(model.device)
-    batches = [
-        model.decode(rows[i : i + options.batch_size], None if labels is None else labels[i : i + options.batch_size])
-        for i in range(0, len(rows), options.batch_size)
-    ]
+    of_ends = heeded_labels(model, None if labels is None else labels.repeat_interleave(2), 2 * options.rows)
+    with evaluating(model):
+        generator, sampler = keyed_generator(options.seed, "interpolate"), model.sampler
+        ends = sampler.latents(model, 2 * options.rows, of_ends, generator)
+        rows = interpolate(ends[0::2], ends[1::2], options.steps, model.latents).flatten(0, 1)
+        labels = heeded_labels(model, None if labels is None else labels.repeat_interleave(options.steps), len(rows))
+        batches = [
+            sampler.decode(model, rows[part], None if labels is None else labels[part])
+            for part in torch.arange(len(rows)).split(options.batch_size)
+        ]
     save_png(grid_picture(torch.cat(batches), model.spec, options.steps), out)
     print(f"{options.rows} rows of {options.steps} images written to {out}", file=sys.stderr)

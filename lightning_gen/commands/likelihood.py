@@ -1,8 +1,7 @@
 """What `lightning evaluate CKPT --likelihood` does: bits per dimension of a part, and how they are distributed."""
 
-from __future__ import annotations
-
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,41 +9,40 @@ from typing import Any
 import numpy as np
 import torch
 from jsonargparse import Namespace
-from torch import Tensor
 
-from lightning_gen.callbacks.evaluation import choose_images, own_randomness, score_likelihood
+from lightning_gen.callbacks.evaluation import choose_images, score_likelihood, tensors
 from lightning_gen.callbacks.grid import save_png
 from lightning_gen.commands.plots import heat_picture, histogram_picture, reliability_picture
+from lightning_gen.core import (
+    HasLikelihood,
+    InputError,
+    PredictsPixels,
+    ProgressLine,
+    Unavailable,
+    evaluating,
+    watched,
+    watching,
+)
 from lightning_gen.data import ImageDataModule, Images
-from lightning_gen.errors import InputError
 from lightning_gen.metrics import BitsPerDimension, Calibration, bits_per_dimension
 from lightning_gen.metrics.likelihood import figure_of
-from lightning_gen.models import GenerativeModule, HasLikelihood
-from lightning_gen.models.base import (
-    HasLatentLikelihood,
-    HasPixelMean,
-    HasPixelPredictions,
-    HasPixelTerms,
-    evaluating,
-    keyed_seed,
-)
-
-
-def other_measure(model: Any, checkpoint: str) -> str:
-    """Return one line that says which measure a model without a likelihood has."""
-    name = type(model).__name__
-    if isinstance(model, HasPixelMean | HasLatentLikelihood):
-        return (
-            f"this {name} has no likelihood of its own; annealed importance sampling bounds it: lightning ais "
-            f"{checkpoint}"
-        )
-    return f"this {name} has no likelihood; score its samples: lightning evaluate {checkpoint} --n 2000"
+from lightning_gen.models import GenerativeModule
+from lightning_gen.samplers import is_decoder
 
 
 def check_has_likelihood(model: Any, checkpoint: str) -> None:
     """Raise InputError, naming the measure that it does have, for a model without likelihood."""
-    if not isinstance(model, HasLikelihood):
-        raise InputError(f"--likelihood: {other_measure(model, checkpoint)}")
+    if isinstance(model, HasLikelihood):
+        return
+    name = type(model).__name__
+    if is_decoder(model):
+        raise InputError(
+            f"--likelihood: this {name} has no likelihood of its own; annealed importance sampling bounds it: "
+            f"lightning ais {checkpoint}"
+        )
+    raise InputError(
+        f"--likelihood: this {name} has no likelihood; score its samples: lightning evaluate {checkpoint} --n 2000"
+    )
 
 
 def check_images(data: Any) -> None:
@@ -131,13 +129,17 @@ class LikelihoodScore:
     def plot(self, folder: Path, images: Images) -> list[str]:
         """Write a histogram, and what the model's pixels allow, into ``folder``, which exists; return their names."""
         pictures = {"bits.png": histogram_picture(self.bits, "bits per dimension")}
-        terms, calibration = self._pixels(images)
+        try:
+            terms, calibration = self._pixels(images)
+        except Unavailable as reason:
+            terms = calibration = None
+            print(f"no pictures of pixels: {reason}", file=sys.stderr)
         if terms is not None:
             total = next(iter(self.figures.values()))
             if abs(terms.mean() - total) > 1e-3 * (1 + abs(total)):
                 raise InputError(
                     f"{type(self.model).__name__}: its pixels come to {terms.mean():.6g} bits per dimension and its "
-                    f"likelihood to {total:.6g}: pixel_nats and pixel_log_probs must sum to the likelihood"
+                    f"likelihood to {total:.6g}: pixel_log_probs must sum to the likelihood"
                 )
             pictures["bits_per_pixel.png"] = heat_picture(terms, "bits per pixel")
         if calibration is not None:
@@ -154,28 +156,18 @@ class LikelihoodScore:
     def _pixels(self, images: Images) -> tuple[np.ndarray | None, Calibration | None]:
         """Return mean bits of each pixel (C, H, W) and the calibration, each None where the model does not give it."""
         model, spec = self.model, self.model.spec
-        predicts = isinstance(model, HasPixelPredictions)
-        if not predicts and not isinstance(model, HasPixelTerms):
+        if not isinstance(model, PredictsPixels):
             return None, None
-        calibration = Calibration() if predicts else None
+        calibration = Calibration()
         total = torch.zeros(spec.shape, dtype=torch.float64)
         # Predictions of a chunk have L numbers for each pixel: fewer images at once.
-        size = max(1, self.options.batch_size // (spec.levels if predicts else 1))
-        for chunk, rows in enumerate(torch.arange(len(images.levels)).split(size)):
-            levels = torch.from_numpy(images.levels[rows.numpy()]).to(model.device)
-            labels = torch.from_numpy(images.labels[rows.numpy()]).to(model.device) if model.conditional else None
-            seed = keyed_seed(self.options.seed, "pixels", chunk)
-            with evaluating(model), own_randomness(seed, model.device):
-                terms = self._terms(levels, labels, calibration)
-            total += terms.double().sum(0).cpu()
+        for rows in torch.arange(len(images.levels)).split(max(1, self.options.batch_size // spec.levels)):
+            levels, labels = tensors(model, images, rows)
+            with evaluating(model):
+                log_probs = model.pixel_log_probs(levels, labels)
+            calibration.update(log_probs, levels)
+            total += log_probs.gather(-1, levels.long()[..., None]).squeeze(-1).double().sum(0).cpu()
         return (-total / (len(images.levels) * np.log(2))).numpy(), calibration
-
-    def _terms(self, levels: Tensor, labels: Tensor | None, calibration: Calibration | None) -> Tensor:
-        if calibration is None:
-            return self.model.pixel_nats(levels, labels)
-        log_probs = self.model.pixel_log_probs(levels, labels)
-        calibration.update(log_probs, levels)
-        return log_probs.gather(-1, levels.long()[..., None]).squeeze(-1)
 
 
 def score_parts(
@@ -195,6 +187,7 @@ def score_parts(
     if options.plots:
         make_folder("--plots", Path(options.plots))
     scores = LikelihoodScore(model, options)
-    scored = {name: scores.score(name, images, name == held_out) for name, images in parts.items()}
+    with watching(ProgressLine("taking likelihoods")):
+        scored = {name: scores.score(name, parts[name], name == held_out) for name in watched(list(parts))}
     written = scores.plot(Path(options.plots), scored[held_out]) if options.plots else []
     return scores.figures, scores.facts, written

@@ -1,9 +1,6 @@
 """From jsonargparse's nested reports to one line that names the key and what is wrong with it."""
 
-from __future__ import annotations
-
 import difflib
-import importlib
 import importlib.util
 import inspect
 import re
@@ -12,7 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError
 
 # A nested parser's line travels through the reports of the parsers around it between these marks.
 BEGIN, MIDDLE, END = "\u2063", "\u2064", "\u2062"
@@ -108,11 +105,10 @@ def condense(message: str, parser: ArgumentParser) -> tuple[str, str]:
         return "", "a config must be a mapping of keys, such as model: and data:"
     if choice := re.search(r"argument (?:-\w, ?)?-*([\w.\-]+)[^:]*: (invalid choice: .*)", message, re.DOTALL):
         return ".".join(part for part in (key, choice[1]) if part), " ".join(choice[2].split())
-    value = _given(message)
     if (path := _class_path(message)) is not None:
         return key, no_class(path, message)
     if (expected := _expected(message)) and expected != "null":
-        return key, f"expected {expected}, got {value!r}"
+        return key, f"expected {expected}, got {_given(message)!r}"
     if number := re.search(r"Not of type (\w+): (.*)", message):
         return key, {"PositiveInt": "expected a whole number of at least 1"}.get(number[1], number[2])
     lines = [line.strip(" -") for line in message.splitlines() if line.strip() and "Parser key" not in line]
@@ -157,8 +153,7 @@ def no_class(path: str, message: str) -> str:
     text = f"{path!r} is not the import path of {_with_article(base.__name__)}"
     if near:
         return f"{text} (did you mean {near[0]!r}?)"
-    own = [name for name in known if len(known) <= 12]
-    return text + (f"; known ones are {', '.join(own)}" if own else "")
+    return text + (f"; known ones are {', '.join(known)}" if 0 < len(known) <= 12 else "")
 
 
 def _with_article(name: str) -> str:
@@ -220,8 +215,11 @@ def _expected(message: str) -> str:
 
 
 def _base_class(message: str) -> type | None:
-    found = re.search(r"Subtypes: \[<class '([\w.]+)'>", message) or re.search(r"\], ([\w.]+)\] expects a", message)
-    found = found or re.search(r"subclass of <?(?:class )?'?([\w.]+)", message)
+    found = (
+        re.search(r"Subtypes: \[<class '([\w.]+)'>", message)
+        or re.search(r"\], ([\w.]+)\] expects a", message)
+        or re.search(r"subclass of <?(?:class )?'?([\w.]+)", message)
+    )
     if not found:
         return None
     module, _, name = found[1].rpartition(".")
@@ -233,8 +231,6 @@ def _base_class(message: str) -> type | None:
 
 
 def _subclasses(base: type) -> list[type]:
+    """Return the classes of this package among ``base`` and what is derived from it."""
     own = [base] if base.__module__.startswith("lightning_gen") else []
-    found = [*own]
-    for cls in base.__subclasses__():
-        found += [c for c in _subclasses(cls) if c.__module__.startswith("lightning_gen")]
-    return found
+    return own + [found for cls in base.__subclasses__() for found in _subclasses(cls)]

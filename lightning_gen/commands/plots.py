@@ -1,8 +1,6 @@
 """Small plots drawn with Pillow: histograms, a heat map, a reliability diagram."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -60,9 +58,8 @@ class Plot:
         """Draw a line through points, with an entry in the legend where it has a name."""
         self.draw.line([self.place(*point) for point in points], colour, 2, joint="curve")
         if name:
-            at, top = SIZE[0] - MARGIN[2] - 30, MARGIN[1] + 14 + 16 * self.legend
-            if self.legend_left:
-                at = MARGIN[0] + 12
+            at = MARGIN[0] + 12 if self.legend_left else SIZE[0] - MARGIN[2] - 30
+            top = MARGIN[1] + 14 + 16 * self.legend
             self.draw.line([(at, top), (at + 18, top)], colour, 3)
             beside, anchor = (at + 24, "lm") if self.legend_left else (at - 6, "rm")
             self.draw.text((beside, top), name, INK, self.font, anchor=anchor)
@@ -110,8 +107,9 @@ def reliability_picture(confidence: np.ndarray, hits: np.ndarray, share: np.ndar
         share: of all predictions.
         error: expected calibration error, for the legend.
     """
-    axes = "confidence in the most probable level", "share of pixels that have it"
-    plot = Plot((0, 1), (0, 1), axes, legend_left=True)
+    plot = Plot(
+        (0, 1), (0, 1), ("confidence in the most probable level", "share of pixels that have it"), legend_left=True
+    )
     for x, height in zip(confidence.tolist(), share.tolist(), strict=True):
         left, top = plot.place(x - 0.015, height)
         right, bottom = plot.place(x + 0.015, 0)
@@ -136,28 +134,22 @@ def heat_picture(values: np.ndarray, unit: str, width: int = 256) -> Image.Image
     low, high = widened(float(values.min()), float(values.max()))
     factor = max(1, -(-width // values.shape[-1]))
     border = 8
-    panels = [colours((channel - low) / (high - low)) for channel in values]
-    panels = [panel.repeat(factor, 0).repeat(factor, 1) for panel in panels]
-    height = panels[0].shape[0]
-    sheet = np.full((height + 2 * border, border, 3), 255, np.uint8)
-    for panel in panels:
-        framed = np.full((height + 2 * border, panel.shape[1] + border, 3), 255, np.uint8)
-        framed[border : border + height, : panel.shape[1]] = panel
-        sheet = np.concatenate([sheet, framed], axis=1)
+    panels = [colours((channel - low) / (high - low)).repeat(factor, 0).repeat(factor, 1) for channel in values]
+    framed = [np.pad(panel, ((border, border), (0, border), (0, 0)), constant_values=255) for panel in panels]
+    sheet = np.pad(np.concatenate(framed, axis=1), ((0, 0), (border, 0), (0, 0)), constant_values=255)
     picture = Image.new("RGB", (sheet.shape[1], sheet.shape[0] + 40), PAPER)
     picture.paste(Image.fromarray(sheet))
     bar = colours(np.linspace(0, 1, picture.width - 2 * border)[None].repeat(12, 0))
     picture.paste(Image.fromarray(bar), (border, sheet.shape[0]))
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default()
-    end = picture.width - border
     draw.text((border, picture.height - 8), f"{values.min():.3g}", INK, font, anchor="ls")
     draw.text((picture.width / 2, picture.height - 8), f"{unit}, mean {values.mean():.3g}", INK, font, anchor="ms")
-    draw.text((end, picture.height - 8), f"{values.max():.3g}", INK, font, anchor="rs")
+    draw.text((picture.width - border, picture.height - 8), f"{values.max():.3g}", INK, font, anchor="rs")
     return picture
 
 
 def colours(shares: np.ndarray) -> np.ndarray:
     """Return 8-bit colours (..., 3) of shares in [0, 1], dark to bright."""
     stops = np.linspace(0, 1, len(HEAT))
-    mixed: Callable[[int], np.ndarray] = lambda k: np.interp(shares, stops, HEAT[:, k])  # noqa: E731
-    return np.stack([mixed(k) for k in range(3)], axis=-1).round().astype(np.uint8)
+    mixed = [np.interp(shares, stops, channel) for channel in HEAT.T]
+    return np.stack(mixed, axis=-1).round().astype(np.uint8)

@@ -1,7 +1,5 @@
 """lightning report: one page of all runs."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time
@@ -9,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_gen.commands.messages import CommandParser
-from lightning_gen.errors import InputError
-from lightning_gen.files import check_file, write_text
+from lightning_gen.core import InputError, check_file, write_text
 from lightning_gen.report import Report
 
 WATCH = 10.0  # seconds between two looks at the folders
@@ -39,7 +36,9 @@ def run(args: Sequence[str]) -> None:
     )
     options = parser.parse_args(list(args))
     out = Path(options.out)
-    check_out(out)
+    if os.path.isdir(out):  # which takes a name that is too long, where Path.is_dir fails
+        raise InputError(f"--out {out} is a folder: give the name of a file, such as {out / 'report.html'}")
+    check_file("--out", out)
     every = None if options.watch is None else read_seconds(options.watch)
     report = Report([Path(folder) for folder in options.folders], options.title)
     try:
@@ -52,17 +51,6 @@ def run(args: Sequence[str]) -> None:
             build(report, out, None, quiet=True)  # the open page then stops to follow
         print(f"stopped; {out} stays as it is" if out.exists() else "stopped", file=sys.stderr)
         raise SystemExit(130) from None
-
-
-def check_out(out: Path) -> None:
-    """Check that the page can be written.
-
-    Raises:
-        InputError: where it cannot.
-    """
-    if os.path.isdir(out):  # which does not mind a name that is too long
-        raise InputError(f"--out {out} is a folder: give the name of a file, such as {out / 'report.html'}")
-    check_file("--out", out)
 
 
 def read_seconds(text: str) -> float:
@@ -82,28 +70,24 @@ def read_seconds(text: str) -> float:
     return seconds
 
 
-def build(report: Report, out: Path, every: float | None, quiet: bool = False) -> float:
-    """Write the page of what was read last; return the seconds that it took.
+def build(report: Report, out: Path, every: float | None, quiet: bool = False) -> None:
+    """Write the page of what was read last.
 
     Raises:
         InputError: where the file cannot be written.
     """
-    started = time.perf_counter()
     page = report.page(live=every)
     try:
         write_text(out, page)
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror}") from error
     if not quiet:
-        what = f"{len(report)} run{'s'[: len(report) != 1]}"
-        marked = report.marked
         print(
-            f"{what} in {out} ({len(page) / 1e6:.1f} MB)"
-            + (f", {marked} marked with what is wrong" if marked else "")
+            f"{len(report)} run{'s'[: len(report) != 1]} in {out} ({len(page) / 1e6:.1f} MB)"
+            + (f", {report.marked} marked with what is wrong" if report.marked else "")
             + (f"; again whenever something changes, Ctrl-C ends: {time.strftime('%H:%M:%S')}" if every else ""),
             file=sys.stderr,
         )
-    return time.perf_counter() - started
 
 
 def watch(report: Report, out: Path, every: float) -> None:

@@ -1,7 +1,5 @@
 """lightning sample: draw images from a checkpoint."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from collections.abc import Sequence
@@ -18,10 +16,8 @@ from lightning_gen.commands.common import (
     split_sampler_options,
 )
 from lightning_gen.commands.messages import CommandParser
-from lightning_gen.errors import InputError
-from lightning_gen.files import check_file
+from lightning_gen.core import InputError, ProgressLine, check_file, keyed_generator, watched, watching
 from lightning_gen.models import GenerativeModule
-from lightning_gen.models.base import keyed_seed
 
 
 def run(args: Sequence[str]) -> None:
@@ -74,12 +70,11 @@ def choose_labels(model: GenerativeModule, n: int, wanted: Sequence[int] | None)
 
 def draw(model: GenerativeModule, n: int, labels: torch.Tensor | None, batch_size: int, seed: int) -> torch.Tensor:
     """Return levels (n, C, H, W) on the CPU."""
-    generator = torch.Generator(model.device).manual_seed(keyed_seed(seed, "sample"))
-    batches = []
-    for start in range(0, n, batch_size):
-        size = min(batch_size, n - start)
-        own = None if labels is None else labels[start : start + size].to(model.device)
-        batches.append(model.sample(size, own, generator=generator).cpu())
+    generator, batches = keyed_generator(seed, "sample"), []
+    with watching(ProgressLine(f"drawing {n:,} images")):
+        for rows in watched(torch.arange(n).split(batch_size)):
+            own = None if labels is None else labels[rows].to(model.device)
+            batches.append(model.sample(len(rows), own, generator=generator).cpu())
     return torch.cat(batches)
 
 

@@ -17,8 +17,7 @@ from tqdm import tqdm
 
 from lightning_gen.commands.messages import CommandParser
 from lightning_gen.commands.verbs import fail
-from lightning_gen.errors import InputError
-from lightning_gen.files import check_file, write_text
+from lightning_gen.core import InputError, check_file, write_text
 from lightning_gen.sweeps.check import check_commands, commands_to_check
 from lightning_gen.sweeps.command import command_line, shown_command
 from lightning_gen.sweeps.distributions import optuna
@@ -57,11 +56,11 @@ def run(args: Sequence[str]) -> None:
         raise InputError("--worker needs --storage URL: the storage of the sweep that it is to join")
     if options.best_config is not None:
         check_file("--best-config", options.best_config)
-    optuna()  # says so where it is not installed
+    optuna()  # an error where it is not installed
     from lightning_gen.sweeps.study import SweepStudy
 
     only_best = options.best_config is not None and options.count is None
-    count = None if options.worker or only_best else choose_count(options.count, sweep)
+    count = options.count if options.worker or only_best else choose_count(options.count, sweep)
     name = options.name or sweep.name
     if not (only_best or options.worker):
         check(sweep, lenient=options.config is not None)
@@ -124,8 +123,7 @@ def choose_count(count: int | None, sweep: SweepFile) -> int:
     Raises:
         InputError: where neither the user nor the file says so.
     """
-    if count is None:
-        count = sweep.run_cap
+    count = count or sweep.run_cap
     if count is None and sweep.method == "grid":
         from lightning_gen.sweeps.study import grid_points
 
@@ -145,11 +143,10 @@ def check(sweep: SweepFile, lenient: bool) -> None:
     from lightning_gen.sweeps.runner import check_program
 
     with tempfile.TemporaryDirectory() as folder:
-        commands = []
-        for i, parameters in enumerate(commands_to_check(sweep)):
-            own = Path(folder) / str(i)
-            own.mkdir()
-            commands.append(command_line(sweep, parameters, own))
+        commands = [
+            command_line(sweep, parameters, Path(tempfile.mkdtemp(dir=folder)))  # each has a folder of its own
+            for parameters in commands_to_check(sweep)
+        ]
         check_program(commands[0])
         for note in check_commands(commands, lenient):
             print(note, file=sys.stderr)
@@ -159,8 +156,6 @@ def go(study: SweepStudy, options: Namespace, count: int | None, args: Sequence[
     """Run trials, and say how it ended."""
     from lightning_gen.sweeps.runner import Runner, SweepFailed, SweepStopped
 
-    if count is None:
-        count = options.count
     if not options.worker:
         study.count = count
         study.write_file()
@@ -301,8 +296,7 @@ def conclusion(study: SweepStudy) -> str:
 def _where(study: SweepStudy) -> str:
     """Return the options that find this sweep again."""
     options = {"--root": (str(study.folder.parent), "runs"), "--name": (study.name, study.sweep.name)}
-    text = "".join(f" {key} {shlex.quote(value)}" for key, (value, default) in options.items() if value != default)
-    return text
+    return "".join(f" {key} {shlex.quote(value)}" for key, (value, default) in options.items() if value != default)
 
 
 def command_of(study: SweepStudy, result: Result) -> str:
@@ -330,14 +324,14 @@ def write_best_config(study: SweepStudy, out: Path) -> None:
         raise InputError(f"trial {best.index} is the best, but its {path} cannot be read: {error}") from error
     if isinstance(config.get("run"), dict):
         config["run"] |= {"experiment": None, "root": "runs"}
-    header = [
-        f"Trial {best.index} of {len(study.results())} of the sweep {study.name} ({study.sweep.path}):",
-        f"{study.metric} {best.value:.6g} ({study.goal}).",
-        f"The sweep ran it as: {command_of(study, best)}",
-    ]
-    comment = "".join(f"# {line}\n" for line in [f"lightning fit --config {out}", *header])
+    header = (
+        f"# lightning fit --config {out}\n"
+        f"# Trial {best.index} of {len(study.results())} of the sweep {study.name} ({study.sweep.path}):\n"
+        f"# {study.metric} {best.value:.6g} ({study.goal}).\n"
+        f"# The sweep ran it as: {command_of(study, best)}\n"
+    )
     try:
-        write_text(out, comment + yaml.safe_dump(config, sort_keys=False, width=120))
+        write_text(out, header + yaml.safe_dump(config, sort_keys=False, width=120))
     except OSError as error:
         raise InputError(f"--best-config {out}: {error.strerror}") from error
     print(f"trial {best.index} ({study.metric} {best.value:.5g}) written to {out}", file=sys.stderr)

@@ -1,7 +1,5 @@
 """fit, validate, test and predict: LightningCLI with the project's own groups, run folder and error lines."""
 
-from __future__ import annotations
-
 import argparse
 import errno
 import inspect
@@ -12,7 +10,6 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -20,10 +17,9 @@ from typing import Any, get_args, get_type_hints
 import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
@@ -38,29 +34,39 @@ from lightning_gen.callbacks import (
     ExactResume,
     GenerativeEvaluation,
     GracefulStop,
+    HeldOutPictures,
     ImagesProgressBar,
-    LatentPictures,
     LearningRate,
     MetricsCSV,
     Recorder,
     RunInterrupted,
     SampleGrid,
+    StoppedAtOnce,
     SweepTrial,
     TrainLog,
     WandbOptions,
     WandbRun,
+    count_parameters,
 )
-from lightning_gen.callbacks.recorder import count_parameters
 from lightning_gen.callbacks.wandb import WandbArtifacts, agent_sweep, note_agent_trial, options_of
 from lightning_gen.commands.messages import OneLineErrors, input_error_behind
 from lightning_gen.commands.verbs import TRAINING, fail
-from lightning_gen.errors import InputError
-from lightning_gen.files import check_file, flat, write_json
+from lightning_gen.core import (
+    HasLikelihood,
+    ImageSpec,
+    InputError,
+    check_at_least,
+    check_file,
+    describe,
+    flat,
+    write_json,
+)
 from lightning_gen.metrics.base import is_of_one_class
-from lightning_gen.models import HasLikelihood, ImageModule, read_checkpoint
-from lightning_gen.models.base import CHECKPOINT_KEY, TrainingDiverged
+from lightning_gen.models import GenerativeModule, ImageModule, read_checkpoint
+from lightning_gen.models.state import CHECKPOINT_KEY
 from lightning_gen.runs import CHILD_VARIABLE, RunFolder, run_of_checkpoint
-from lightning_gen.spec import ImageSpec
+from lightning_gen.steps.fast import look_for_no_gpu, no_profiler
+from lightning_gen.steps.guard import TrainingDiverged
 from lightning_gen.sweeps import trial
 from lightning_gen.sweeps.command import plain_values
 
@@ -74,15 +80,18 @@ REPLACED = {
 }
 # Further ones that few users need: they work, but are not listed in --help.
 UNLISTED = ("limit_", "overfit", "num_sanity", "barebones", "reload_data", "enable_autolog", "model_reg", "use_dist")
-# What Lightning calls of the model and of every callback at each step.
-STEP_HOOKS = (
-    "on_train_batch_start",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-    "on_train_batch_end",
-)
+# Callbacks of every run, by the group of their options.
+CALLBACKS = {
+    "budget": Budget,
+    "schedule": LearningRate,
+    "ema": EMA,
+    "evaluation": GenerativeEvaluation,
+    "diagnostics": Diagnostics,
+    "collapse": CollapseMonitor,
+    "checkpoint": Checkpoints,
+    "grid": SampleGrid,
+    "pictures": HeldOutPictures,
+}
 TITLES = {
     "model": "model: what is trained",
     "data": "data: which images, and how they are made into batches",
@@ -94,7 +103,7 @@ TITLES = {
     "diagnostics": "diagnostics: how training stands, in the model's own figures, at each evaluation",
     "collapse": "collapse: a warning when the figures say that training collapses",
     "grid": "grid: samples/<images seen>.png at each evaluation, always of the same latents",
-    "pictures": "pictures: reconstructions and interpolations of held-out images at each evaluation, of autoencoders",
+    "pictures": "pictures: held-out images at each evaluation, reconstructed, interpolated and completed",
     "run": "run: where it is kept, what logs it",
     "wandb": "wandb: how Weights & Biases shows the run, with run.wandb true",
     "trainer": "trainer: devices, precision and further options of Lightning's Trainer",
@@ -132,15 +141,6 @@ class RunOptions:
         self.tensorboard = tensorboard
 
 
-class NoProfiler(PassThroughProfiler):
-    """Lightning's own makes and unwinds a generator at each of some hundred hooks a step."""
-
-    NOTHING = nullcontext()
-
-    def profile(self, action_name: str) -> AbstractContextManager:
-        return self.NOTHING
-
-
 class TrainingParser(OneLineErrors, LightningArgumentParser):
     """A parser of one of LightningCLI's verbs."""
 
@@ -168,6 +168,7 @@ class TrainingCLI(LightningCLI):
         self.resumed = False
         self.checkpoint_path: Path | None = None
         self.trial = trial.join() if verb == "fit" else None
+        set_parsing_settings(omegaconf_absolute_to_relative_paths=True, subclasses_enabled=[ImageSpec])
         super().__init__(
             model_class=ImageModule,
             datamodule_class=LightningDataModule,
@@ -194,15 +195,8 @@ class TrainingCLI(LightningCLI):
         parser.add_lightning_class_args(self._model_class, "model", subclass_mode=True)
         parser.add_lightning_class_args(self._datamodule_class, "data", subclass_mode=True)
         parser.link_arguments("data", "model.init_args.spec", compute_fn=_spec_of, apply_on="instantiate")
-        parser.add_lightning_class_args(Budget, "budget")
-        parser.add_lightning_class_args(LearningRate, "schedule")
-        parser.add_lightning_class_args(EMA, "ema")
-        parser.add_lightning_class_args(GenerativeEvaluation, "evaluation")
-        parser.add_lightning_class_args(Diagnostics, "diagnostics")
-        parser.add_lightning_class_args(CollapseMonitor, "collapse")
-        parser.add_lightning_class_args(Checkpoints, "checkpoint")
-        parser.add_lightning_class_args(SampleGrid, "grid")
-        parser.add_lightning_class_args(LatentPictures, "pictures")
+        for group, callback in CALLBACKS.items():
+            parser.add_lightning_class_args(callback, group)
         parser.add_class_arguments(RunOptions, "run")
         parser.add_class_arguments(WandbOptions, "wandb")
         if self.verb == "fit":
@@ -283,8 +277,7 @@ class TrainingCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         threads = self.options.run.threads
-        if threads is not None and threads < 1:
-            raise InputError(f"run.threads must be at least 1, got {threads}")
+        check_at_least("run", 1, threads=threads)
         if threads is not None:
             torch.set_num_threads(threads)
         for key in ("model", "data"):
@@ -292,8 +285,7 @@ class TrainingCLI(LightningCLI):
         if self.trial is not None:
             self.options.run.root = str(self.trial.folder.parent.parent)
             self.options.run.experiment = self.trial.folder.parent.name
-        self.experiment_name = self.experiment
-        self.options.run.experiment = self.experiment_name
+        self.options.run.experiment = self.experiment
         if self.verb == "fit":
             self._switch_dashboards_on()
         if self.trial is not None and not self.options.trainer.fast_dev_run:
@@ -323,13 +315,13 @@ class TrainingCLI(LightningCLI):
         root = self.options.run.root
         if given == "last" and self.verb == "fit":
             own = self.run_of_config
-            self.folder = own.check_unfinished() if own else RunFolder.unfinished(root, self.experiment_name)
+            self.folder = own.check_unfinished() if own else RunFolder.unfinished(root, self.experiment)
             self.resumed = True
             path = self.folder.last
         elif given in ("last", "best"):
             if self.verb == "fit":
                 raise InputError("--ckpt_path best: training goes on from last, or from a file")
-            folder = self.run_of_config or RunFolder.newest(root, self.experiment_name)
+            folder = self.run_of_config or RunFolder.newest(root, self.experiment)
             path = getattr(folder, given)
             if not path.is_file():
                 raise InputError(f"{folder.path} has no {given} checkpoint: set checkpoint.monitor, or use last")
@@ -348,13 +340,13 @@ class TrainingCLI(LightningCLI):
             if CHILD_VARIABLE in os.environ:  # started on this machine by the first rank, which chose
                 self.folder = RunFolder(os.environ[CHILD_VARIABLE])
         else:
-            self.folder = self.folder or RunFolder.new(self.options.run.root, self.experiment_name)
+            self.folder = self.folder or RunFolder.new(self.options.run.root, self.experiment)
             os.environ[CHILD_VARIABLE] = str(self.folder.path)
 
     def _switch_dashboards_on(self) -> None:
         """Settle whether W&B and TensorBoard are on, so that one place decides about names and folders.
 
-        A logger of the trainer that the project has a form of its own for turns into the options that mean the same.
+        A logger of the trainer for which the project has options of its own is replaced by these options.
         """
         options, left = self.options, []
         for logger in _listed(options.trainer.get("logger")):
@@ -385,8 +377,7 @@ class TrainingCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self.options.trainer
-        extra = self.config_init[self.verb].trainer.get("logger")
-        loggers = [] if isinstance(extra, bool | None) else extra if isinstance(extra, list) else [extra]
+        loggers = _listed(self.config_init[self.verb].trainer.get("logger"))
         if options.get("enable_checkpointing") is None:
             kwargs["enable_checkpointing"] = True
         if self.verb == "fit":
@@ -402,16 +393,18 @@ class TrainingCLI(LightningCLI):
             return []
         loggers: list[Logger] = []
         if self.options.run.wandb:
-            name = f"{self.experiment_name}/{folder.path.name}"
-            options, config = self.config_init[self.verb].wandb, yaml.safe_load(self.complete_config())
-            loggers.append(WandbRun(folder, options, name, config, self.resumed))
+            name, config = f"{self.experiment}/{folder.path.name}", yaml.safe_load(self.complete_config())
+            loggers.append(WandbRun(folder, self.config_init[self.verb].wandb, name, config, self.resumed))
         if self.options.run.tensorboard:
             if not find_spec("tensorboard"):
                 raise InputError("run.tensorboard needs TensorBoard: pip install 'lightning-gen[tensorboard]'")
             # What an earlier session logged after the checkpoint is logged again.
             purge = self.checkpoint[CHECKPOINT_KEY]["images_seen"] + 1 if self.resumed else None
-            writer = {"name": "", "version": "tensorboard", "default_hp_metric": False, "purge_step": purge}
-            loggers.append(TensorBoardLogger(str(folder.path), **writer))
+            loggers.append(
+                TensorBoardLogger(
+                    str(folder.path), name="", version="tensorboard", default_hp_metric=False, purge_step=purge
+                )
+            )
         return loggers
 
     def _dashboards(self, loggers: Sequence[Logger]) -> list[Callback]:
@@ -419,36 +412,28 @@ class TrainingCLI(LightningCLI):
         folder = self._own_folder()
         if folder is None or not any(isinstance(logger, WandbLogger | TensorBoardLogger) for logger in loggers):
             return []
-        runs = [logger for logger in loggers if isinstance(logger, WandbRun)]
-        further = [callback for run in runs for callback in run.callbacks()]
+        further = [callback for run in loggers if isinstance(run, WandbRun) for callback in run.callbacks()]
         return [Dashboards(folder, yaml.safe_load(self.complete_config())), *further]
 
     def _own_folder(self) -> RunFolder | None:
         return self.folder if rank_zero_only.rank == 0 else None
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
-        folder = self._own_folder()
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoints)]
         callbacks = [*callbacks, *self._dashboards(config["logger"] or ())]
         if config.get("enable_checkpointing") is False and any(isinstance(c, WandbArtifacts) for c in callbacks):
             raise InputError("wandb.artifacts: this run writes no checkpoints (trainer.enable_checkpointing)")
-        averages = [callback for callback in callbacks if isinstance(callback, EMA)]
-        others = [callback for callback in callbacks if not isinstance(callback, EMA)]
-        own = [*averages, TrainLog(), *others, Recorder(folder, self.complete_config(), self.resumed), ExactResume()]
+        own = sorted([TrainLog(), *callbacks], key=lambda callback: not isinstance(callback, EMA))  # averages first
+        own += [Recorder(self._own_folder(), self.complete_config(), self.resumed), ExactResume()]
         if config.get("enable_progress_bar") in (None, True):
             own.append(ImagesProgressBar())
         # The signal comes last but for checkpoints, which Lightning always puts at the end: all state is settled then.
         if self.trial is not None:
             own.append(SweepTrial(self.trial))
         own.append(GracefulStop())
-        for part, base in [(self.model, LightningModule), *((callback, Callback) for callback in own)]:
-            for hook in STEP_HOOKS:
-                if getattr(type(part), hook) is getattr(base, hook):
-                    # Lightning leaves out what is not callable, and the microseconds of each empty call add up.
-                    setattr(part, hook, None)
         if config.get("profiler") is None:
-            config["profiler"] = NoProfiler()
+            config["profiler"] = no_profiler()
         try:
             trainer = super()._instantiate_trainer(config, own)
         except (ValueError, TypeError) as error:
@@ -459,23 +444,19 @@ class TrainingCLI(LightningCLI):
 
     def complete_config(self) -> str:
         """Return the text of a config that runs this again: every default written out, no checkpoint."""
-        config = self.options.clone()
-        for key in ("ckpt_path", "init_from", "config"):
-            config.pop(key, None)
-        parser = self._parser(self.verb)
-        text = parser.dump(config, skip_none=False, skip_validation=True)
-        plain = {key: value for key, value in yaml.safe_load(text).items() if key not in ("ckpt_path", "init_from")}
+        text = self._parser(self.verb).dump(self.options, skip_none=False, skip_validation=True)
+        of_this_session = ("ckpt_path", "init_from", "config")
+        plain = {key: value for key, value in yaml.safe_load(text).items() if key not in of_this_session}
         return yaml.safe_dump(plain, sort_keys=False, width=120)
 
     # --- verbs ----------------------------------------------------------------------------------------------------
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        arguments = super()._prepare_subcommand_kwargs(subcommand)
-        arguments["weights_only"] = True  # a checkpoint is plain data: nothing in it may run
-        return arguments
+        # A checkpoint is plain data: nothing in it may run.
+        return super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}
 
     def fit(self, model: ImageModule, **arguments: Any) -> None:
-        model.description()  # what a checkpoint could not hold is said now, not at the first save
+        describe(model, type(model).__name__)  # what a checkpoint could not hold is said now, not at the first save
         if self.options.init_from:
             initialise_from(model, Path(self.options.init_from))
         if self.checkpoint_path is not None:
@@ -518,7 +499,7 @@ class TrainingCLI(LightningCLI):
                 f"{self.checkpoint_path} has {stored['images_seen']:,} images behind it: "
                 f"raise budget.images ({budget:,})"
             )
-        for line in differences(stored["model"], model.description(), "model"):
+        for line in differences(stored["model"], describe(model), "model"):
             say(f"note: {line} (the config counts, not the checkpoint)")
         if stored["seed"] != model.seed:
             say(f"note: the run began with seed {stored['seed']} and keeps it for its noise")
@@ -557,16 +538,17 @@ class TrainingCLI(LightningCLI):
         if rank_zero_only.rank:
             return
         results = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        evaluation = next(c for c in self.trainer.callbacks if isinstance(c, GenerativeEvaluation))
         if not results:
-            off = ", or set evaluation.likelihood to true" if isinstance(self.model, HasLikelihood) else ""
+            able = isinstance(self.model, HasLikelihood) and evaluation.likelihood is False
+            off = ", or set evaluation.likelihood to true" if able else ""
             raise InputError(f"nothing to report: give evaluation.extractor and evaluation.metrics{off}")
         for name, value in results.items():
             print(f"{name:<32} {value:.6g}")
         folder = run_of_checkpoint(self.checkpoint_path)
         if folder is not None:
-            report = {**results, "checkpoint": str(self.checkpoint_path), "images_seen": self.model.images_seen}
-            evaluation = next(c for c in self.trainer.callbacks if isinstance(c, GenerativeEvaluation))
-            report |= evaluation.description()
+            facts = {"checkpoint": str(self.checkpoint_path), "images_seen": self.model.images_seen}
+            report = results | facts | evaluation.description() | sampler_of(self.model)
             write_json(folder.path / f"{self.verb}.json", flat(report))
             say(f"written to {folder.path / f'{self.verb}.json'}")
 
@@ -583,6 +565,11 @@ class TrainingCLI(LightningCLI):
         if drawn and not rank_zero_only.rank:
             np.save(path, torch.cat(drawn).cpu().numpy())
             say(f"{sum(map(len, drawn))} images written to {path}")
+
+
+def sampler_of(model: ImageModule) -> dict[str, Any]:
+    """Return how the model draws, for a report; nothing of one that does not."""
+    return {"sampler": describe(model.sampler)} if isinstance(model, GenerativeModule) else {}
 
 
 def refuse_nulls(key: str, given: Any) -> None:
@@ -632,9 +619,10 @@ def _spec_of(data: LightningDataModule) -> ImageSpec:
     return data.spec
 
 
-def _listed(logger: Any) -> list[Namespace]:
+def _listed(logger: Any) -> list[Any]:
+    """Return the loggers that an option names, which may be one, several, or only whether there is one."""
     loggers = logger if isinstance(logger, list) else [logger]
-    return [item for item in loggers if isinstance(item, Namespace)]
+    return [item for item in loggers if not isinstance(item, bool | None)]
 
 
 def _changed_arguments(logger: Namespace, cls: type) -> dict[str, Any]:
@@ -661,10 +649,8 @@ def initialise_from(model: ImageModule, path: Path) -> None:
         raise InputError(f"--init_from {path}: no weight in it fits this model")
     model.load_state_dict(fitting, strict=False)
     say(f"took {len(fitting)} of {len(own)} tensors from {path}")
-    kept = [name for name in own if name not in fitting]
-    unused = [name for name in stored if name not in fitting]
-    for what, names in {"left as initialised": kept, "not used": unused}.items():
-        if names:
+    for what, tensors in {"left as initialised": own, "not used": stored}.items():
+        if names := [name for name in tensors if name not in fitting]:
             say(f"{what}: {', '.join(names[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else ""))
 
 
@@ -683,13 +669,9 @@ def check_fit(model: ImageModule, stored: dict[str, torch.Tensor], path: Path) -
 def differences(old: Any, new: Any, where: str) -> list[str]:
     """Return one line per value that differs between two descriptions."""
     if isinstance(old, dict) and isinstance(new, dict):
-        lines = []
-        for key in [*new, *(key for key in old if key not in new)]:
-            if key not in old or key not in new:
-                # written out by one side only: a default, as a config's factories hold every argument
-                continue
-            lines += differences(old[key], new[key], where if key == "init_args" else f"{where}.{key}")
-        return lines
+        # What one side alone writes out is a default, as a config's factories hold every argument.
+        shared = {key: where if key == "init_args" else f"{where}.{key}" for key in new if key in old}
+        return [line for key, name in shared.items() for line in differences(old[key], new[key], name)]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return [
             line for i, (a, b) in enumerate(zip(old, new, strict=True)) for line in differences(a, b, f"{where}[{i}]")
@@ -697,26 +679,18 @@ def differences(old: Any, new: Any, where: str) -> list[str]:
     return [] if old == new else [f"{where} was {old} in the checkpoint and is {new}"]
 
 
+@rank_zero_only
 def say(message: str) -> None:
     """Print a line on stderr, once over all ranks."""
-    if rank_zero_only.rank == 0:
-        print(message, file=sys.stderr, flush=True)
-
-
-def look_for_no_gpu() -> None:
-    """Spare every optimizer step a search for a GPU's driver library where there is no GPU (0.1 ms of Adam's)."""
-    if not torch.cuda.is_available():
-        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"  # which importing lightning sets to 1
+    print(message, file=sys.stderr, flush=True)
 
 
 def quieten() -> None:
-    """Leave the screen to the run: no banners of the libraries below."""
+    """Hide messages of Lightning that tell a user of this package nothing."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists.*")
-    warnings.filterwarnings("ignore", message=".*Unable to serialize instance.*")
+    for text in ("LeafSpec", "not have many workers", "Checkpoint directory .* exists", "Unable to serialize instance"):
+        warnings.filterwarnings("ignore", message=f".*{text}.*")
 
 
 def run(verb: str, args: Sequence[str]) -> None:
@@ -725,9 +699,8 @@ def run(verb: str, args: Sequence[str]) -> None:
         args = plain_values(args)
     quieten()
     look_for_no_gpu()
-    set_parsing_settings(omegaconf_absolute_to_relative_paths=True, subclasses_enabled=[ImageSpec])
     environment = os.environ.get(CHILD_VARIABLE)
-    cli = TrainingCLI.__new__(TrainingCLI)  # its constructor runs everything; errors want to know its folder
+    cli = TrainingCLI.__new__(TrainingCLI)  # its constructor runs everything, and error messages name its folder
     cli.folder = None
     try:
         cli.__init__(verb, args)
@@ -736,9 +709,9 @@ def run(verb: str, args: Sequence[str]) -> None:
             again = f"lightning {' '.join(args)}" + ("" if "--ckpt_path" in args else " --ckpt_path last")
             say(f"stopped by {stop}, everything is saved; to go on: {again}")
             raise SystemExit(128 + stop.signum) from None
-    except KeyboardInterrupt:
+    except (StoppedAtOnce, KeyboardInterrupt) as stop:
         say("stopped at once; the last checkpoint is as it was")
-        raise SystemExit(128 + signal.SIGINT) from None
+        raise SystemExit(128 + (stop.signum if isinstance(stop, StoppedAtOnce) else signal.SIGINT)) from None
     except Exception as error:
         message, code = explain(error, cli)
         if not message:
@@ -756,10 +729,8 @@ def run(verb: str, args: Sequence[str]) -> None:
 def explain(error: Exception, cli: TrainingCLI) -> tuple[str, int]:
     """Return one line for the user and the exit code, or '' for an error that is not the user's or the machine's."""
     cause = input_error_behind(error)
-    if cause is not None:
-        return str(cause), 2
-    if isinstance(error, MisconfigurationException):
-        return str(error), 2
+    if cause is not None or isinstance(error, MisconfigurationException):
+        return str(cause or error), 2
     if isinstance(error, OmegaConfBaseException):
         return f"the config cannot be resolved: {str(error).splitlines()[0]}", 2
     if isinstance(error, RuntimeError) and "Early stopping conditioned on metric" in str(error):
@@ -774,13 +745,8 @@ def explain(error: Exception, cli: TrainingCLI) -> tuple[str, int]:
     )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full ({error.filename or 'while writing'}): free some space; {good}", 1
-    if _is_out_of_memory(error):
+    out_of_memory = ("out of memory", "can't allocate memory", "not enough memory")
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(w in str(error).lower() for w in out_of_memory):
         remedy = "lower --data.batch_size or --evaluation.batch_size, or a network's width"
         return f"out of memory: {remedy}; {good}", 1
     return "", 1
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(words in str(error).lower() for words in ("out of memory", "can't allocate memory", "not enough memory"))

@@ -1,7 +1,5 @@
 """The verbs of the command line, and how one ends in an error; imports nothing slow."""
 
-from __future__ import annotations
-
 import sys
 
 TRAINING = {

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_gen.draw import Draw
-from lightning_gen.errors import InputError
-from lightning_gen.spec import ImageSpec
+from lightning_gen.core import Draws, ImageSpec, check, check_at_least
 
 
 class Augmentation(ABC):
@@ -18,8 +16,8 @@ class Augmentation(ABC):
     """
 
     @abstractmethod
-    def __call__(self, levels: Tensor, draw: Draw) -> Tensor:
-        """Return changed levels, uint8 (B, C, H, W) like ``levels``, which stay as they were; chance is in ``draw``."""
+    def __call__(self, levels: Tensor, draws: Draws) -> Tensor:
+        """Return changed levels (B, C, H, W), like ``levels``, which stay as they were; chance is in ``draws``."""
 
     def check(self, spec: ImageSpec) -> None:  # noqa: B027 (optional hook)
         """Raise InputError if this cannot be applied to images of ``spec``."""
@@ -36,13 +34,12 @@ class HorizontalFlip(Augmentation):
     """
 
     def __init__(self, p: float = 0.5) -> None:
-        if not 0 <= p <= 1:
-            raise InputError(f"HorizontalFlip.p must be a probability between 0 and 1, got {p}")
+        check(self, "p", p, 0 <= p <= 1, "a probability between 0 and 1")
         self.p = p
 
-    def __call__(self, levels: Tensor, draw: Draw) -> Tensor:
+    def __call__(self, levels: Tensor, draws: Draws) -> Tensor:
         """Return ``levels`` with rows reversed where a uniform number falls below p."""
-        flipped = draw.uniform(1).lt_(self.p).bool().view(-1, 1, 1, 1)
+        flipped = draws.uniform(1).lt_(self.p).bool().view(-1, 1, 1, 1)
         return torch.where(flipped, levels.flip(-1), levels)
 
 
@@ -58,26 +55,21 @@ class RandomShift(Augmentation):
     """
 
     def __init__(self, pixels: int = 1, fill: int = 0) -> None:
-        if pixels < 0:
-            raise InputError(f"RandomShift.pixels must not be negative, got {pixels}")
-        if not 0 <= fill <= 255:
-            raise InputError(f"RandomShift.fill must be a level between 0 and 255, got {fill}")
+        check_at_least(self, 0, pixels=pixels)
+        check(self, "fill", fill, 0 <= fill <= 255, "a level between 0 and 255")
         self.pixels = pixels
         self.fill = fill
 
     def check(self, spec: ImageSpec) -> None:
         """Raise InputError where the move would empty images of ``spec``, or the fill is no level of theirs."""
-        if self.pixels >= min(spec.height, spec.width):
-            raise InputError(
-                f"RandomShift.pixels must be below the image's {spec.height} x {spec.width} pixels, got {self.pixels}"
-            )
-        if self.fill >= spec.levels:
-            raise InputError(f"RandomShift.fill must be a level 0 .. {spec.levels - 1}, got {self.fill}")
+        below = f"below the image's {spec.height} x {spec.width} pixels"
+        check(self, "pixels", self.pixels, self.pixels < min(spec.height, spec.width), below)
+        check(self, "fill", self.fill, self.fill < spec.levels, f"a level 0 .. {spec.levels - 1}")
 
-    def __call__(self, levels: Tensor, draw: Draw) -> Tensor:
+    def __call__(self, levels: Tensor, draws: Draws) -> Tensor:
         """Return the moved ``levels``."""
         # floor(u * n) is uniform on 0 .. n - 1: for odd n even the largest float32 u < 1 does not round up to n.
-        down, right = draw.uniform(2).mul_(2 * self.pixels + 1).long().unbind(1)
+        down, right = draws.uniform(2).mul_(2 * self.pixels + 1).long().unbind(1)
         padded = F.pad(levels, (self.pixels,) * 4, value=self.fill)
         windows = padded.unfold(2, levels.shape[2], 1).unfold(3, levels.shape[3], 1)
         return windows[torch.arange(len(levels), device=levels.device), :, down, right]

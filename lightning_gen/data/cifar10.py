@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from lightning_gen.core import ImageSpec, InputError
 from lightning_gen.data.download import download
 from lightning_gen.data.source import Images, Source, cache_folder, hold_out
-from lightning_gen.errors import InputError
-from lightning_gen.spec import ImageSpec
 
 FOLDER = "cifar-10-batches-py"
 

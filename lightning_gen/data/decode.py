@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError, check
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
 CHUNK_BYTES = 4 * 2**20
@@ -90,6 +90,14 @@ class Decoder:
         left, top = int((image.width - across) / 2), int((image.height - down) / 2)
         box = (left, top, left + across, top + down)
         return image.resize((self.width, self.height), Image.Resampling.BICUBIC, box=box)
+
+
+def height_and_width(owner: str, size: int | Sequence[int]) -> tuple[int, int]:
+    """Return both sides of ``owner``'s argument ``size``, which is one number for both, or [height, width]."""
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    whole = len(sides) == 2 and all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in sides)
+    check(owner, "size", size, whole, "a number of pixels or [height, width]")
+    return sides
 
 
 def channels_of(file: Path) -> int:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from lightning_gen.core import ImageSpec
 from lightning_gen.data.source import Images, Source
-from lightning_gen.spec import ImageSpec
 
 
 class Digits(Source):

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError
 
 SECONDS_WITHOUT_ANSWER = 20
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lightning_gen.core import ImageSpec, InputError
 from lightning_gen.data.download import download
 from lightning_gen.data.source import Images, Source, cache_folder, hold_out
-from lightning_gen.errors import InputError
-from lightning_gen.spec import ImageSpec
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 

@@ -8,11 +8,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from lightning_gen.data.decode import SUFFIXES, Chunk, Decoder, Unreadable, channels_of, decode_all
+from lightning_gen.core import ImageSpec, InputError, check_at_least, check_choice, check_within
+from lightning_gen.data.decode import SUFFIXES, Chunk, Decoder, Unreadable, channels_of, decode_all, height_and_width
 from lightning_gen.data.source import Images, Source, cache_folder
 from lightning_gen.data.store import Decoded, decode_to_disk, decode_to_memory, key_of, open_store
-from lightning_gen.errors import InputError
-from lightning_gen.spec import ImageSpec
 
 log = logging.getLogger(__name__)
 
@@ -67,14 +66,14 @@ class ImageFolder(Source):
         cache: Literal["auto", "memory", "disk"] = "auto",
         split_seed: int = 0,
     ) -> None:
-        height, width = _height_and_width(size)
-        _check_choice("channels", channels, (None, 1, 3))
-        _check_choice("on_error", on_error, ("raise", "skip"))
-        _check_choice("cache", cache, ("auto", "memory", "disk"))
-        if background is not None and not 0 <= background <= 255:
-            raise InputError(f"ImageFolder.background must be a level between 0 and 255, got {background}")
-        if split_seed < 0:
-            raise InputError(f"ImageFolder.split_seed must not be negative, got {split_seed}")
+        if size is None:
+            raise InputError("ImageFolder.size is not given: give the size to bring images to, such as 64 or [48, 64]")
+        height, width = height_and_width("ImageFolder", size)
+        check_choice(self, (None, 1, 3), channels=channels)
+        check_choice(self, ("raise", "skip"), on_error=on_error)
+        check_choice(self, ("auto", "memory", "disk"), cache=cache)
+        check_within(self, "[0, 255]", background=background)
+        check_at_least(self, 0, split_seed=split_seed)
         self.root = str(root)
         self.size = size if isinstance(size, int) else [height, width]
         self.channels = channels
@@ -259,17 +258,3 @@ def _size_and_time(file: Path) -> list[int]:
     except OSError:
         return [-1, -1]
     return [stat.st_size, stat.st_mtime_ns]
-
-
-def _height_and_width(size: int | Sequence[int] | None) -> tuple[int, int]:
-    if size is None:
-        raise InputError("ImageFolder.size is not given: give the size to bring images to, such as 64 or [48, 64]")
-    numbers = (size, size) if isinstance(size, int) else tuple(size)
-    if len(numbers) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in numbers):
-        raise InputError(f"ImageFolder.size must be a number of pixels or [height, width], got {size!r}")
-    return numbers
-
-
-def _check_choice(name: str, value: object, choices: tuple) -> None:
-    if value not in choices:
-        raise InputError(f"ImageFolder.{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -2,9 +2,8 @@
 
 import numpy as np
 
+from lightning_gen.core import ImageSpec, InputError, check_above, check_positive
 from lightning_gen.data.source import Images, Source
-from lightning_gen.errors import InputError
-from lightning_gen.spec import ImageSpec
 
 PART_SIZES = {"train": 50_000, "val": 5_000, "test": 5_000}
 
@@ -31,11 +30,8 @@ class GaussianGrid(Source):
     spec = ImageSpec(channels=2, height=1, width=1)
 
     def __init__(self, side: int = 5, spacing: float = 50.0, deviation: float = 2.0) -> None:
-        if isinstance(side, bool) or not isinstance(side, int) or side < 1 or not spacing > 0 or not deviation > 0:
-            raise InputError(
-                f"GaussianGrid: side must be a whole number of at least 1, spacing and deviation above 0, got {side}, "
-                f"{spacing}, {deviation}"
-            )
+        check_positive(self, side=side)
+        check_above(self, 0, spacing=spacing, deviation=deviation)
         if not spacing * (side - 1) / 2 + 4 * deviation <= 127.5:  # not even where the sum is no number
             raise InputError(
                 f"GaussianGrid: {side} x {side} modes, {spacing} apart and of deviation {deviation}, do not fit into "

@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from lightning_gen.data.decode import SUFFIXES, Decoder, Unreadable, channels_of, decode_all
+from lightning_gen.core import ImageSpec, InputError
+from lightning_gen.data.decode import SUFFIXES, Decoder, Unreadable, channels_of, decode_all, height_and_width
 from lightning_gen.data.folder import images_below
 from lightning_gen.data.source import Images
-from lightning_gen.errors import InputError
-from lightning_gen.spec import ImageSpec
 
 ARRAYS = (".npy", ".npz")
 
@@ -48,7 +47,7 @@ def _read_folder(folder: Path, size: int | Sequence[int] | None) -> tuple[Images
         raise InputError(f"{error.filename}: cannot be read ({error.strerror}): check its permissions") from error
     if not files:
         raise InputError(f"{folder}: holds no images ({' '.join(SUFFIXES)}): give the folder or array that does")
-    height, width = _common_size(files) if size is None else _height_and_width(size)
+    height, width = _common_size(files) if size is None else height_and_width("", size)
     try:
         decoder = Decoder(channels_of(files[0]), height, width, convert=False, background=None)
         levels = np.empty((len(files), decoder.channels, height, width), np.uint8)
@@ -79,13 +78,6 @@ def _common_size(files: Sequence[Path]) -> tuple[int, int]:
                 f"{file}: is {size[0]} x {size[1]} among images of {first[0]} x {first[1]}: give a size to bring all to"
             )
     return first
-
-
-def _height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
-    numbers = (size, size) if isinstance(size, int) else tuple(size)
-    if len(numbers) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in numbers):
-        raise InputError(f"size must be a number of pixels or [height, width], got {size!r}")
-    return numbers
 
 
 def _read_array(path: Path) -> tuple[Images, ImageSpec]:

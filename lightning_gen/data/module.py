@@ -9,12 +9,10 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from lightning_gen.core import CountsImages, Draws, ImageSpec, InputError, Ranks, check_at_least, keyed_generator
 from lightning_gen.data.augment import Augmentation
 from lightning_gen.data.source import Batch, Images, Source
 from lightning_gen.data.stream import EvalLoader, TrainStream
-from lightning_gen.draw import Draw
-from lightning_gen.errors import InputError
-from lightning_gen.spec import ImageSpec
 
 
 class ImageDataModule(LightningDataModule):
@@ -46,11 +44,8 @@ class ImageDataModule(LightningDataModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        for name, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
-            if value < 1:
-                raise InputError(f"{name} must be at least 1, got {value}")
-        if seed is not None and seed < 0:
-            raise InputError(f"the data module's seed must not be negative, got {seed}")
+        check_at_least("data", 1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        check_at_least("data", 0, seed=seed)
         for augmentation in augment or ():
             augmentation.check(source.spec)
         self.source = source
@@ -81,9 +76,8 @@ class ImageDataModule(LightningDataModule):
         device = self._device()
         if self.on_device:
             levels, labels = levels.to(device), None if labels is None else labels.to(device)
-        rank, world_size = self._place()
         pin = device.type == "cuda" and not self.on_device
-        return TrainStream(levels, labels, self.batch_size, self._seed(), rank, world_size, self._begin, pin)
+        return TrainStream(levels, labels, self.batch_size, self._seed(), *self._ranks(), self._begin, pin)
 
     def val_dataloader(self) -> EvalLoader:
         """Return this rank's share of the validation part."""
@@ -109,35 +103,35 @@ class ImageDataModule(LightningDataModule):
         """Augment ``batch`` if it is one for training."""
         if self.trainer is None or not self.trainer.training:
             return batch
-        rank, world_size = self._place()
-        levels, position = batch.levels, self._position
-        self._position += world_size * len(levels)
+        ranks, levels, position = self._ranks(), batch.levels, self._position
+        self._position += ranks.count * len(levels)
         if not self.augment:
             return batch
-        draw = Draw(self._seed(), position, len(levels), rank, world_size, levels.device)
+        draws = Draws(keyed_generator(self._seed(), "augment", position), len(levels), ranks, levels.device)
         for augmentation in self.augment:
-            levels = augmentation(levels, draw)
+            levels = augmentation(levels, draws)
         return batch._replace(levels=levels)
 
     def _begin(self) -> int:
         """Position at which an iteration of the training stream begins: the model's images seen, if it counts them."""
         model = self.trainer.lightning_module if self.trainer is not None else None
-        self._position = int(getattr(model, "images_seen", self._position))
+        if isinstance(model, CountsImages):
+            self._position = int(model.images_seen)
         return self._position
 
     def _eval_loader(self, part: str) -> EvalLoader:
         levels, labels = self._tensors(part)
-        rank, world_size = self._place()
-        if len(levels) < world_size:
-            raise InputError(f"the {part} part has {len(levels)} images for {world_size} processes: use fewer devices")
-        return EvalLoader(levels, labels, self.eval_batch_size, rank, world_size, self._device().type == "cuda")
+        ranks = self._ranks()
+        if len(levels) < ranks.count:
+            raise InputError(f"the {part} part has {len(levels)} images for {ranks.count} processes: use fewer devices")
+        return EvalLoader(levels, labels, self.eval_batch_size, *ranks, self._device().type == "cuda")
 
     def _tensors(self, part: str) -> tuple[Tensor, Tensor | None]:
         images = self.images(part)
         return _as_tensor(images.levels), None if images.labels is None else _as_tensor(images.labels)
 
-    def _place(self) -> tuple[int, int]:
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+    def _ranks(self) -> Ranks:
+        return Ranks() if self.trainer is None else Ranks(self.trainer.global_rank, self.trainer.world_size)
 
     def _device(self) -> torch.device:
         return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device

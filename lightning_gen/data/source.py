@@ -10,15 +10,14 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from lightning_gen.errors import InputError
-from lightning_gen.spec import ImageSpec
+from lightning_gen.core import ImageSpec, InputError
 
 
 class Batch(NamedTuple):
     """What every data loader yields.
 
     Fields:
-        levels: uint8 (B, C, H, W).
+        levels: (B, C, H, W), of ``spec.dtype``: uint8, for grids of more than 256 codes int16.
         labels: int64 (B,), or None where images have no classes.
         index: int64 (B,), the place of each image in its source's part.
     """
@@ -32,7 +31,8 @@ class Images(NamedTuple):
     """All images of one part of a source.
 
     Fields:
-        levels: uint8 (N, C, H, W), in memory or a read-only ``np.memmap``. Shared by all callers: do not write into it.
+        levels: (N, C, H, W), of the same type, in memory or a read-only ``np.memmap``. Shared by all callers: do not
+            write into it.
         labels: int64 (N,), or None where images have no classes.
     """
 
@@ -90,12 +90,14 @@ class Source(ABC):
     def _checked(self, part: str, images: Images) -> Images:
         where = f"{type(self).__name__}, part {part!r}"
         levels, labels = images
-        if levels.dtype != np.uint8 or levels.shape[1:] != self.spec.shape:
+        if levels.dtype != self.spec.array_dtype or levels.shape[1:] != self.spec.shape:
             shape = ", ".join(map(str, self.spec.shape))
-            raise InputError(f"{where}: read() must give uint8 (N, {shape}), got {levels.dtype} {levels.shape}")
+            raise InputError(
+                f"{where}: read() must give {self.spec.array_dtype} (N, {shape}), got {levels.dtype} {levels.shape}"
+            )
         if len(levels) == 0:
             raise InputError(f"{where} holds no images")
-        if self.spec.levels < 256 and levels.max() >= self.spec.levels:
+        if levels.max() >= self.spec.levels or levels.min() < 0:
             raise InputError(f"{where}: level {levels.max()} is outside 0 .. {self.spec.levels - 1}")
         if (labels is None) != (self.spec.num_classes == 0):
             raise InputError(f"{where}: labels must be given exactly where the spec has classes")
@@ -115,7 +117,7 @@ class ContentHash:
         self._digest = hashlib.blake2b(repr(sorted(spec.as_dict().items())).encode(), digest_size=16)
 
     def add(self, levels: np.ndarray) -> None:
-        """Take in uint8 (N, C, H, W) levels, the next ones in order."""
+        """Take in levels (N, C, H, W), the next ones in order."""
         self._digest.update(np.ascontiguousarray(levels).data)
 
     def finish(self, labels: np.ndarray | None) -> str:

@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lightning_gen.core import ImageSpec, InputError
 from lightning_gen.data.decode import Chunk
 from lightning_gen.data.source import ContentHash, Images
-from lightning_gen.errors import InputError
-from lightning_gen.spec import ImageSpec
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_gen.core import InputError, check, check_at_least
 from lightning_gen.data.source import Batch
-from lightning_gen.errors import InputError
 
 
 class TrainStream:
@@ -19,7 +19,7 @@ class TrainStream:
     slice of them, so the images of a step do not depend on the number of ranks. Each ``iter()`` begins at ``start``.
 
     Args:
-        levels: uint8 (N, C, H, W), on any device; batches are made there.
+        levels: (N, C, H, W), on any device; batches are made there.
         labels: int64 (N,) on the same device, or None.
         batch_size: images per rank and step; may exceed N (a batch then holds images more than once).
         seed: non-negative integer.
@@ -44,9 +44,8 @@ class TrainStream:
         start: int | Callable[[], int] = 0,
         pin: bool = False,
     ) -> None:
-        _check_numbers(levels, batch_size, rank, world_size)
-        if seed < 0:
-            raise InputError(f"seed must not be negative, got {seed}")
+        _check_numbers(self, levels, batch_size, rank, world_size)
+        check_at_least(self, 0, seed=seed)
         self.levels, self.labels = levels, labels
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.start, self.pin = start, pin
@@ -65,8 +64,7 @@ class TrainStream:
 
     def at(self, position: int) -> Batch:
         """Return this rank's batch of the step that begins at ``position`` images seen."""
-        if position < 0:
-            raise InputError(f"a position in the training stream must not be negative, got {position}")
+        check_at_least(self, 0, position=position)
         number, offset = divmod(position + self.rank * self.batch_size, len(self.levels))
         index = self._order_of(number)[offset : offset + self.batch_size]
         if len(index) < self.batch_size:
@@ -94,7 +92,7 @@ class EvalLoader:
     Together the ranks yield every image exactly once, so their numbers of images, and of batches, may differ by one.
 
     Args:
-        levels: uint8 (N, C, H, W).
+        levels: (N, C, H, W).
         labels: int64 (N,), or None.
         batch_size: images per batch; the last one may be smaller.
         rank: this process, 0 to ``world_size - 1``.
@@ -114,7 +112,7 @@ class EvalLoader:
         world_size: int = 1,
         pin: bool = False,
     ) -> None:
-        _check_numbers(levels, batch_size, rank, world_size)
+        _check_numbers(self, levels, batch_size, rank, world_size)
         self.levels, self.labels = levels, labels
         self.batch_size, self.rank, self.world_size, self.pin = batch_size, rank, world_size, pin
 
@@ -139,10 +137,8 @@ def _take(levels: Tensor, labels: Tensor | None, index: Tensor, pin: bool) -> Ba
     return Batch(out, None if labels is None else labels.index_select(0, index).pin_memory(), index.pin_memory())
 
 
-def _check_numbers(levels: Tensor, batch_size: int, rank: int, world_size: int) -> None:
+def _check_numbers(owner: object, levels: Tensor, batch_size: int, rank: int, world_size: int) -> None:
     if len(levels) == 0:
         raise InputError("there are no images to make batches of")
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
-    if not 0 <= rank < world_size:
-        raise InputError(f"rank must be 0 .. world_size - 1, got rank {rank} of world_size {world_size}")
+    check_at_least(owner, 1, batch_size=batch_size)
+    check(owner, "rank", rank, 0 <= rank < world_size, f"at least 0 and below world_size ({world_size})")

@@ -1,13 +1,10 @@
 """Digits moved, scaled and slanted by known amounts: the test of whether latents are disentangled."""
 
-from __future__ import annotations
-
 import numpy as np
 
+from lightning_gen.core import ImageSpec, check
 from lightning_gen.data.digits import Digits
 from lightning_gen.data.source import Images, Source
-from lightning_gen.errors import InputError
-from lightning_gen.spec import ImageSpec
 
 SIDE = 16
 FACTORS = {"x": (-2.5, 2.5), "y": (-2.5, 2.5), "scale": (0.8, 1.3), "slant": (-0.6, 0.6)}
@@ -46,8 +43,8 @@ class WarpedDigits(Source):
     def __init__(self, digit: int = 3, values: int = 8, writings: int = 1) -> None:
         given = {"digit": (digit, 0, 9), "values": (values, 2, 16), "writings": (writings, 1, 50)}
         for name, (value, low, high) in given.items():
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise InputError(f"WarpedDigits: {name} must be a whole number of {low} to {high}, got {value!r}")
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            check(self, name, value, whole and low <= value <= high, f"a whole number of {low} to {high}")
         self.digit, self.values, self.writings = digit, values, writings
 
     def factors(self, part: str) -> np.ndarray:

@@ -20,7 +20,6 @@ from lightning_gen.distributions.latents import (
     StandardNormal,
     VampPrior,
 )
-from lightning_gen.distributions.noise import dequantization_noise
 from lightning_gen.distributions.pixels import (
     BernoulliPixels,
     CategoricalPixels,
@@ -51,5 +50,4 @@ __all__ = [
     "StandardNormal",
     "TreeComponents",
     "VampPrior",
-    "dequantization_noise",
 ]

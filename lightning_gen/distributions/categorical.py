@@ -1,10 +1,9 @@
 """Components of independent categorical pixels."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
+from lightning_gen.core import check, check_within, uniform
 from lightning_gen.distributions.components import (
     Components,
     Statistics,
@@ -12,7 +11,6 @@ from lightning_gen.distributions.components import (
     rows_at_once,
     rows_by_component,
 )
-from lightning_gen.errors import InputError
 
 NOTHING = 2.0**-60  # of an image
 
@@ -28,15 +26,7 @@ def noise_channel(levels: int, blur: float, width: float, ends: float) -> Tensor
         width: h, in levels.
         ends: epsilon of the lowest and the highest level, which are more than one level among others where they stand
             for paper and ink.
-
-    Raises:
-        InputError: for a probability outside [0, 1] or a width that is not above 0.
     """
-    for name, value in {"blur": blur, "blur_ends": ends}.items():
-        if not 0 <= value <= 1:
-            raise InputError(f"{name} must be in [0, 1], got {value}")
-    if not width > 0:
-        raise InputError(f"blur_width must be above 0 levels, got {width}")
     line = torch.arange(levels, dtype=torch.float64)
     kernel = torch.exp(-(line[:, None] - line).abs() / width)
     share = torch.full((levels, 1), blur, dtype=torch.float64)
@@ -78,10 +68,10 @@ class CategoricalComponents(Components):
         blur_ends: float = 0.0,
     ):
         super().__init__(count, dims)
-        if not smoothing > 0:
-            raise InputError(f"smoothing must be above 0 images, got {smoothing}")
-        if not shared >= 0:
-            raise InputError(f"shared must be at least 0 images, got {shared}")
+        check(self, "smoothing", smoothing, smoothing > 0, "above 0 images")
+        check(self, "shared", shared, shared >= 0, "at least 0 images")
+        check_within(self, "[0, 1]", blur=blur, blur_ends=blur_ends)
+        check(self, "blur_width", blur_width, blur_width > 0, "above 0 levels")
         self.levels = levels
         self.smoothing = smoothing
         self.shared = shared
@@ -90,9 +80,9 @@ class CategoricalComponents(Components):
         self._begin()
 
     def _begin(self) -> None:
-        uniform = torch.full((self.dims, self.levels), 1 / self.levels, dtype=torch.float64)
-        self.register_buffer("prior", self.smoothing * uniform)
-        self.hold("table", uniform.log().repeat(self.count, 1, 1))
+        even = torch.full((self.dims, self.levels), 1 / self.levels, dtype=torch.float64)
+        self.register_buffer("prior", self.smoothing * even)
+        self.hold("table", even.log().repeat(self.count, 1, 1))
 
     @property
     def free_parameters(self) -> int:
@@ -157,12 +147,10 @@ class CategoricalComponents(Components):
         return (self.prior * self.table).sum()
 
     def sample(self, component: Tensor, generator: torch.Generator) -> Tensor:
-        uniform = torch.rand(
-            len(component), self.dims, dtype=torch.float64, device=component.device, generator=generator
-        )
-        out = torch.empty_like(uniform, dtype=torch.int64)
+        numbers = uniform(len(component), self.dims, generator=generator, device=component.device, dtype=torch.float64)
+        out = torch.empty_like(numbers, dtype=torch.int64)
         for k, rows in rows_by_component(component):
-            out[rows] = quantile(self.table[k].exp(), uniform[rows].T).T
+            out[rows] = quantile(self.table[k].exp(), numbers[rows].T).T
         return out
 
     def known_log_prob(self, x: Tensor, known: Tensor) -> Tensor:
@@ -183,8 +171,8 @@ def count_cells(cells: Tensor, shares: Tensor, size: int) -> Tensor:
     return counts
 
 
-def quantile(probability: Tensor, uniform: Tensor) -> Tensor:
+def quantile(probability: Tensor, numbers: Tensor) -> Tensor:
     """Return the level (R, n) that each uniform number (R, n) falls on, by probabilities (R, L) of each row."""
     ends = probability.cumsum(1)
     # Scaled, so that rounding never leaves a gap at the upper end.
-    return torch.searchsorted(ends, (uniform * ends[:, -1:]).contiguous(), right=True).clamp_(max=ends.shape[1] - 1)
+    return torch.searchsorted(ends, (numbers * ends[:, -1:]).contiguous(), right=True).clamp_(max=ends.shape[1] - 1)

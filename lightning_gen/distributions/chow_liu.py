@@ -1,13 +1,11 @@
 """Components whose pixels depend on each other along a tree."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
+from lightning_gen.core import InputError, uniform
 from lightning_gen.distributions.categorical import CategoricalComponents, count_cells, quantile
 from lightning_gen.distributions.components import MOST_BYTES, Statistics, rows_by_component
-from lightning_gen.errors import InputError
 
 
 class TreeComponents(CategoricalComponents):
@@ -145,10 +143,10 @@ class TreeComponents(CategoricalComponents):
         raise AssertionError("a tree has a root")
 
     def complete(self, x: Tensor, known: Tensor, component: Tensor, generator: torch.Generator) -> Tensor:
-        uniform = torch.rand(x.shape, dtype=torch.float64, device=x.device, generator=generator)
+        numbers = uniform(*x.shape, generator=generator, device=x.device, dtype=torch.float64)
         out = x.clone()
         for k, rows in rows_by_component(component):
-            mine, number = x[rows], uniform[rows]
+            mine, number = x[rows], numbers[rows]
             evidence, _ = self._messages(k, mine, known[rows])
             parent = self.parent[k].tolist()
             for d in self.order[k].tolist():

@@ -1,13 +1,11 @@
 """What the components of a mixture have in common."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import check_at_least
 
 Statistics = dict[str, Tensor]
 
@@ -31,8 +29,7 @@ class Components(nn.Module, ABC):
 
     def __init__(self, count: int, dims: int):
         super().__init__()
-        if count < 1 or dims < 1:
-            raise InputError(f"{type(self).__name__}: count and dims must be at least 1, got {count} and {dims}")
+        check_at_least(self, 1, count=count, dims=dims)
         self.count = count
         self.dims = dims
 

@@ -1,20 +1,17 @@
 """A Gaussian around each pixel's mean, integrated over the bins of the discrete levels."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_gen.errors import InputError
-from lightning_gen.spec import ImageSpec
+from lightning_gen.core import ImageSpec, InputError, check, normal
 
 OPEN = 1e6  # unit values; in place of infinity, whose derivative by sigma would not be a number
 
 
-class LogNormalMass(torch.autograd.Function):
+class LogGaussianMass(torch.autograd.Function):
     r"""Elementwise :math:`\log(\Phi(b) - \Phi(a))` of the standard normal distribution, for :math:`a < b`.
 
     Stable far into both tails, where :math:`\Phi` itself is 0 or 1.
@@ -74,8 +71,7 @@ class DiscretizedGaussian:
 
     def __init__(self, spec: ImageSpec, sigma: float | Tensor):
         value = torch.as_tensor(sigma)
-        if not bool((torch.isfinite(value) & (value > 0)).all()):
-            raise InputError(f"DiscretizedGaussian: sigma must be a finite number above 0, got {sigma}")
+        check(self, "sigma", sigma, bool((torch.isfinite(value) & (value > 0)).all()), "a finite number above 0")
         self.spec = spec
         self.sigma = sigma
 
@@ -103,9 +99,9 @@ class DiscretizedGaussian:
 
     def log_prob_of_bins(self, low: Tensor, high: Tensor, mean: Tensor) -> Tensor:
         """Return nats of each pixel, given what :meth:`bins` says of its level: cheaper for many means."""
-        return LogNormalMass.apply((low - mean) / self.sigma, (high - mean) / self.sigma)
+        return LogGaussianMass.apply((low - mean) / self.sigma, (high - mean) / self.sigma)
 
-    def sample(self, mean: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw levels, uint8, of the shape of ``mean``."""
-        noise = torch.empty_like(mean).normal_(generator=generator)
+    def sample(self, mean: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw levels of the shape of ``mean``."""
+        noise = normal(*mean.shape, generator=generator, device=mean.device)
         return self.spec.to_levels(mean + self.sigma * noise)

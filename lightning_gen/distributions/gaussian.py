@@ -1,13 +1,12 @@
 """Gaussian components with full, diagonal, and low-rank plus diagonal covariance."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 
 import torch
 from torch import Tensor
 
+from lightning_gen.core import InputError, check, check_above, check_at_least, normal
 from lightning_gen.distributions.components import (
     MOST_BYTES,
     Components,
@@ -15,7 +14,6 @@ from lightning_gen.distributions.components import (
     rows_by_component,
     rows_by_mask,
 )
-from lightning_gen.errors import InputError
 
 LOG_TWO_PI = math.log(2 * math.pi)
 EMPTY = 1e-8  # of an image: a component with less keeps its parameters
@@ -57,11 +55,8 @@ class GaussianComponents(Components):
         variance: float = 1.0,
     ):
         super().__init__(count, dims)
-        for name, value in {"noise_variance": noise_variance, "prior_strength": prior_strength}.items():
-            if not (math.isfinite(value) and value >= 0):
-                raise InputError(f"{name} must be a number of at least 0, got {value}")
-        if not (math.isfinite(prior_variance) and prior_variance > 0):
-            raise InputError(f"prior_variance must be above 0, got {prior_variance}")
+        check_at_least(self, 0, noise_variance=noise_variance, prior_strength=prior_strength)
+        check_above(self, 0, prior_variance=prior_variance)
         self.noise_variance = noise_variance
         self.prior_strength = prior_strength
         self.prior_variance = prior_variance
@@ -114,14 +109,14 @@ class GaussianComponents(Components):
 
     def complete(self, x: Tensor, known: Tensor, component: Tensor, generator: torch.Generator) -> Tensor:
         # All normal numbers at once: a row's own do not depend on what the other rows are.
-        normal = torch.randn(len(x), self._normals, dtype=x.dtype, device=x.device, generator=generator)
+        numbers = normal(len(x), self._normals, generator=generator, device=x.device, dtype=x.dtype)
         out = x.clone()
         for mask, rows in rows_by_mask(known):
             if bool(mask.all()):
                 continue
             for k, among in rows_by_component(component[rows]):
                 mine = rows[among]
-                out[mine[:, None], torch.nonzero(~mask)[:, 0]] = self._missing(k, x[mine], mask, normal[mine])
+                out[mine[:, None], torch.nonzero(~mask)[:, 0]] = self._missing(k, x[mine], mask, numbers[mine])
         return out
 
     @property
@@ -130,7 +125,7 @@ class GaussianComponents(Components):
         return self.dims
 
     @abstractmethod
-    def _missing(self, k: int, x: Tensor, mask: Tensor, normal: Tensor) -> Tensor:
+    def _missing(self, k: int, x: Tensor, mask: Tensor, numbers: Tensor) -> Tensor:
         """Return the other dimensions of x (B, D) drawn from component k given those of the mask, by normal numbers."""
 
 
@@ -218,14 +213,12 @@ class FullGaussianComponents(GaussianComponents):
         return torch.linalg.solve_triangular(self.whitening[k], eye, upper=False)
 
     def sample(self, component: Tensor, generator: torch.Generator) -> Tensor:
-        normal = torch.randn(
-            len(component), self.dims, dtype=torch.float64, device=component.device, generator=generator
-        )
+        numbers = normal(len(component), self.dims, generator=generator, device=component.device, dtype=torch.float64)
         for k, rows in rows_by_component(component):
-            normal[rows] = (
-                self.mean[k] + torch.linalg.solve_triangular(self.whitening[k], normal[rows].T, upper=False).T
+            numbers[rows] = (
+                self.mean[k] + torch.linalg.solve_triangular(self.whitening[k], numbers[rows].T, upper=False).T
             )
-        return normal
+        return numbers
 
     def _known_log_prob(self, x: Tensor, mask: Tensor) -> Tensor:
         columns = []
@@ -237,12 +230,12 @@ class FullGaussianComponents(GaussianComponents):
             columns.append(-0.5 * (white.square().sum(0) + log_determinant + int(mask.sum()) * LOG_TWO_PI))
         return torch.stack(columns, 1)
 
-    def _missing(self, k: int, x: Tensor, mask: Tensor, normal: Tensor) -> Tensor:
+    def _missing(self, k: int, x: Tensor, mask: Tensor, numbers: Tensor) -> Tensor:
         # In terms of the precision: mean m - P_mm^-1 P_mo (x_o - m_o), covariance P_mm^-1.
         precision = self.whitening[k].T @ self.whitening[k]
         root = torch.linalg.cholesky(precision[~mask][:, ~mask])
         pull = precision[~mask][:, mask] @ (x - self.mean[k])[:, mask].T
-        noise = torch.linalg.solve_triangular(root.T, normal[:, ~mask].T, upper=True)
+        noise = torch.linalg.solve_triangular(root.T, numbers[:, ~mask].T, upper=True)
         return self.mean[k, ~mask] + (noise - torch.cholesky_solve(pull, root)).T
 
 
@@ -297,13 +290,11 @@ class DiagonalGaussianComponents(GaussianComponents):
         self.hold("variance", torch.where(filled, variance, self.variance))
 
     def sample(self, component: Tensor, generator: torch.Generator) -> Tensor:
-        normal = torch.randn(
-            len(component), self.dims, dtype=torch.float64, device=component.device, generator=generator
-        )
-        return self.mean[component] + self.variance[component].sqrt() * normal
+        numbers = normal(len(component), self.dims, generator=generator, device=component.device, dtype=torch.float64)
+        return self.mean[component] + self.variance[component].sqrt() * numbers
 
-    def _missing(self, k: int, x: Tensor, mask: Tensor, normal: Tensor) -> Tensor:
-        return self.mean[k, ~mask] + self.variance[k, ~mask].sqrt() * normal[:, ~mask]
+    def _missing(self, k: int, x: Tensor, mask: Tensor, numbers: Tensor) -> Tensor:
+        return self.mean[k, ~mask] + self.variance[k, ~mask].sqrt() * numbers[:, ~mask]
 
 
 class LowRankGaussianComponents(GaussianComponents):
@@ -319,8 +310,7 @@ class LowRankGaussianComponents(GaussianComponents):
     """
 
     def __init__(self, count: int, dims: int, rank: int, **options: float):
-        if not 1 <= rank < dims:
-            raise InputError(f"rank must be 1 .. {dims - 1} for {dims} dimensions, got {rank}")
+        check(self, "rank", rank, 1 <= rank < dims, f"1 .. {dims - 1} for {dims} dimensions")
         self._rank = rank
         super().__init__(count, dims, **options)
 
@@ -418,22 +408,21 @@ class LowRankGaussianComponents(GaussianComponents):
         return self.rank + self.dims
 
     def sample(self, component: Tensor, generator: torch.Generator) -> Tensor:
-        normal = torch.randn(
-            len(component), self._normals, dtype=torch.float64, device=component.device, generator=generator
-        )
-        factors, noise = normal.split([self.rank, self.dims], 1)
+        shape = len(component), self._normals
+        numbers = normal(*shape, generator=generator, device=component.device, dtype=torch.float64)
+        factors, noise = numbers.split([self.rank, self.dims], 1)
         noise = self.mean[component] + self.psi[component].sqrt() * noise
         for k, rows in rows_by_component(component):
             noise[rows] += factors[rows] @ self.loading[k].T
         return noise
 
-    def _missing(self, k: int, x: Tensor, mask: Tensor, normal: Tensor) -> Tensor:
+    def _missing(self, k: int, x: Tensor, mask: Tensor, numbers: Tensor) -> Tensor:
         # Given its factors, the pixels are independent: draw those from their posterior.
         loading, psi = self.loading[k], self.psi[k]
         scaled = (loading[mask] / psi[mask, None]).T
         eye = torch.eye(self.rank, dtype=loading.dtype, device=loading.device)
         root = torch.linalg.cholesky(eye + scaled @ loading[mask])
         mean = torch.cholesky_solve(scaled @ (x - self.mean[k])[:, mask].T, root)
-        factors, noise = normal.split([self.rank, self.dims], 1)
+        factors, noise = numbers.split([self.rank, self.dims], 1)
         drawn = mean + torch.linalg.solve_triangular(root.T, factors.T, upper=True)
         return self.mean[k, ~mask] + drawn.T @ loading[~mask].T + psi[~mask].sqrt() * noise[:, ~mask]

@@ -1,17 +1,15 @@
 """Priors and approximate posteriors of latents, in nats."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_gen.bijections import AffineAutoregressive, Bijection, Chain, ElementwiseAffine, Reverse
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError, categorical, check_positive, normal, uniform
 
 LOG_2PI = math.log(2 * math.pi)
 WIDEST = 10.0  # of |log variance|: exponentials beyond say nothing, and overflow
@@ -26,19 +24,6 @@ def normal_nats(x: Tensor, mean: Tensor | float = 0.0, log_variance: Tensor | fl
 def standard_normal_nats(x: Tensor) -> Tensor:
     """Return the log density of independent standard normal coordinates, summed over the last dimension."""
     return -0.5 * (x.square().sum(-1) + x.shape[-1] * LOG_2PI)
-
-
-def normal_noise(size: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
-    """Return standard normal numbers, equal for equal generators whatever the precision of ``like``."""
-    noise = torch.randn(size, generator=generator, device=like.device, dtype=torch.float32)
-    return noise.to(like.dtype)
-
-
-def check_dims(owner: object, **values: int) -> None:
-    """Raise InputError unless every value is at least 1."""
-    for name, value in values.items():
-        if value < 1:
-            raise InputError(f"{type(owner).__name__}: {name} must be at least 1, got {value}")
 
 
 # --- posteriors -------------------------------------------------------------------------------------------------------
@@ -59,7 +44,7 @@ class Posterior(nn.Module, ABC):
 
     def __init__(self, latent_dim: int):
         super().__init__()
-        check_dims(self, latent_dim=latent_dim)
+        check_positive(self, latent_dim=latent_dim)
         self.latent_dim = latent_dim
 
     @property
@@ -68,13 +53,9 @@ class Posterior(nn.Module, ABC):
         """Numbers that an encoder gives for each image."""
 
     @abstractmethod
-    def draw(self, theta: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def draw(self, theta: Tensor, noise: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
         """Return latents (K, B, D) made of standard normal noise (K, B, D), differentiably in ``theta`` (B, outputs),
-        and their log density, nats (K, B)."""
-
-    def latents(self, theta: Tensor, noise: Tensor) -> Tensor:
-        """Return the latents of :meth:`draw` alone."""
-        return self.draw(theta, noise)[0]
+        and a function that gives their log density, nats (K, B), to whoever needs it."""
 
     @abstractmethod
     def log_prob(self, theta: Tensor, latent: Tensor) -> Tensor:
@@ -88,6 +69,14 @@ class Posterior(nn.Module, ABC):
         """Return KL(q || N(0, I)) of each dimension given those before it, (B, D), or None without a closed form."""
         return None
 
+    def moments(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log variance of independent normal coordinates, each (B, D).
+
+        Raises:
+            InputError: for a posterior that is another distribution.
+        """
+        raise InputError(f"it needs a DiagonalPosterior, not a {type(self).__name__}")
+
 
 class DiagonalPosterior(Posterior):
     r"""Independent normal coordinates (Kingma and Welling 2014).
@@ -100,27 +89,23 @@ class DiagonalPosterior(Posterior):
     def outputs(self) -> int:
         return 2 * self.latent_dim
 
-    def parts(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return means and log variances, each (B, D)."""
+    def moments(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_variance = theta.chunk(2, -1)
         return mean, log_variance.clamp(-WIDEST, WIDEST)
 
-    def draw(self, theta: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        nats = standard_normal_nats(noise) - 0.5 * self.parts(theta)[1].sum(-1)
-        return self.latents(theta, noise), nats
-
-    def latents(self, theta: Tensor, noise: Tensor) -> Tensor:
-        mean, log_variance = self.parts(theta)
-        return mean + (0.5 * log_variance).exp() * noise
+    def draw(self, theta: Tensor, noise: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+        mean, log_variance = self.moments(theta)
+        latent = mean + (0.5 * log_variance).exp() * noise
+        return latent, lambda: standard_normal_nats(noise) - 0.5 * log_variance.sum(-1)
 
     def log_prob(self, theta: Tensor, latent: Tensor) -> Tensor:
-        return normal_nats(latent, *self.parts(theta))
+        return normal_nats(latent, *self.moments(theta))
 
     def mean(self, theta: Tensor) -> Tensor:
-        return self.parts(theta)[0]
+        return self.moments(theta)[0]
 
     def kl_from_normal(self, theta: Tensor) -> Tensor:
-        mean, log_variance = self.parts(theta)
+        mean, log_variance = self.moments(theta)
         return 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance)
 
 
@@ -144,9 +129,10 @@ class FullPosterior(Posterior):
         factor = factor.index_put((torch.arange(len(theta), device=theta.device)[:, None], rows, columns), below)
         return mean, factor, 0.5 * log_variance.clamp(-WIDEST, WIDEST).sum(-1)
 
-    def draw(self, theta: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def draw(self, theta: Tensor, noise: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
         mean, factor, log_det = self._parts(theta)
-        return mean + torch.einsum("bij,kbj->kbi", factor, noise), standard_normal_nats(noise) - log_det
+        latent = mean + torch.einsum("bij,kbj->kbi", factor, noise)
+        return latent, lambda: standard_normal_nats(noise) - log_det
 
     def log_prob(self, theta: Tensor, latent: Tensor) -> Tensor:
         mean, factor, log_det = self._parts(theta)
@@ -185,12 +171,12 @@ class FlowPosterior(Posterior):
 
     def __init__(self, latent_dim: int, steps: int = 2, width: int = 128, context_dim: int = 32):
         super().__init__(latent_dim)
-        check_dims(self, steps=steps, context_dim=context_dim)
+        check_positive(self, steps=steps, context_dim=context_dim)
         self.steps = steps
         self.context_dim = context_dim
         maps: list[Bijection] = []
         for step in range(steps):
-            maps += [Reverse()] if step else []
+            maps += [Reverse(latent_dim)] if step else []
             maps.append(AffineAutoregressive(latent_dim, width, context_dim))
         self.flow = Chain(maps)
         self.base = DiagonalPosterior(latent_dim)
@@ -199,11 +185,11 @@ class FlowPosterior(Posterior):
     def outputs(self) -> int:
         return self.base.outputs + self.context_dim
 
-    def draw(self, theta: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def draw(self, theta: Tensor, noise: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
         theta, context = theta.split((self.base.outputs, self.context_dim), -1)
-        latent, nats = self.base.draw(theta, noise)
-        latent, log_det = self.flow(latent, context)
-        return latent, nats - log_det
+        base, log_density = self.base.draw(theta, noise)
+        latent, log_det = self.flow(base, context)
+        return latent, lambda: log_density() - log_det
 
     def log_prob(self, theta: Tensor, latent: Tensor) -> Tensor:
         theta, context = theta.split((self.base.outputs, self.context_dim), -1)
@@ -228,13 +214,17 @@ class Prior(nn.Module, ABC):
         InputError: for a latent without dimensions.
     """
 
-    needs_encoder = False
-    """Whether :meth:`log_prob` and :meth:`sample` want to be told how images are encoded, see :class:`VampPrior`."""
+    is_standard_normal = False
+    encodes_images = False
+    """Whether it is made of what an encoder says of images, see :meth:`attach`."""
 
     def __init__(self, latent_dim: int):
         super().__init__()
-        check_dims(self, latent_dim=latent_dim)
+        check_positive(self, latent_dim=latent_dim)
         self.latent_dim = latent_dim
+
+    def attach(self, posterior: Posterior, encode: Callable[[Tensor], Tensor], shape: tuple[int, int, int]) -> None:
+        """Learn how the model encodes images (B, *shape) to parameters of its posterior; most priors need not know."""
 
     @abstractmethod
     def log_prob(self, latent: Tensor) -> Tensor:
@@ -242,11 +232,13 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw latents (n, D)."""
+        """Draw latents (n, D), on the prior's device."""
 
 
 class StandardNormal(Prior):
     """N(0, I)."""
+
+    is_standard_normal = True
 
     def __init__(self, latent_dim: int):
         super().__init__(latent_dim)
@@ -256,7 +248,7 @@ class StandardNormal(Prior):
         return standard_normal_nats(latent)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        return normal_noise((n, self.latent_dim), self.where, generator)
+        return normal(n, self.latent_dim, generator=generator, device=self.where.device).to(self.where.dtype)
 
 
 class MixturePrior(Prior):
@@ -272,7 +264,7 @@ class MixturePrior(Prior):
 
     def __init__(self, latent_dim: int, components: int = 10):
         super().__init__(latent_dim)
-        check_dims(self, components=components)
+        check_positive(self, components=components)
         self.components = components
         self.logits = nn.Parameter(torch.zeros(components))
         self.means = nn.Parameter(torch.randn(components, latent_dim))
@@ -283,16 +275,15 @@ class MixturePrior(Prior):
         return torch.logsumexp(nats + torch.log_softmax(self.logits, 0), -1)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        chosen = torch.multinomial(torch.softmax(self.logits, 0), n, replacement=True, generator=generator)
-        noise = normal_noise((n, self.latent_dim), self.means, generator)
+        device = self.means.device
+        chosen = categorical(self.logits.softmax(0).expand(n, -1), uniform(n, generator=generator, device=device))
+        noise = normal(n, self.latent_dim, generator=generator, device=device).to(self.means.dtype)
         return self.means[chosen] + (0.5 * self.log_variances.clamp(-WIDEST, WIDEST)[chosen]).exp() * noise
 
 
 class VampPrior(Prior):
     r"""Mixture of the approximate posteriors of K learnt pseudo-images, :math:`p(z) = \frac1K \sum_k q(z \mid u_k)`
     (Tomczak and Welling 2018).
-
-    The model says by :meth:`attach` how images are encoded.
 
     Args:
         latent_dim: length D of a latent.
@@ -302,11 +293,11 @@ class VampPrior(Prior):
         InputError: for a number below 1.
     """
 
-    needs_encoder = True
+    encodes_images = True
 
     def __init__(self, latent_dim: int, components: int = 50):
         super().__init__(latent_dim)
-        check_dims(self, components=components)
+        check_positive(self, components=components)
         self.components = components
         self.images: nn.Parameter | None = None
         self._parts: tuple[Posterior, Callable[[Tensor], Tensor]] | None = None
@@ -335,8 +326,8 @@ class VampPrior(Prior):
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         posterior, theta = self._theta()
-        chosen = torch.randint(self.components, (n,), generator=generator, device=theta.device)
-        noise = normal_noise((1, n, self.latent_dim), theta, generator)
+        chosen = torch.randint(self.components, (n,), generator=generator, device=generator.device).to(theta.device)
+        noise = normal(1, n, self.latent_dim, generator=generator, device=theta.device).to(theta.dtype)
         return posterior.draw(theta[chosen], noise)[0][0]
 
 
@@ -359,11 +350,11 @@ class FlowPrior(Prior):
 
     def __init__(self, latent_dim: int, steps: int = 4, width: int = 128):
         super().__init__(latent_dim)
-        check_dims(self, steps=steps)
+        check_positive(self, steps=steps)
         self.steps = steps
         maps: list[Bijection] = [ElementwiseAffine(latent_dim)]
         for step in range(steps):
-            maps += [Reverse()] if step else []
+            maps += [Reverse(latent_dim)] if step else []
             maps.append(AffineAutoregressive(latent_dim, width))
         self.flow = Chain(maps)
 
@@ -372,6 +363,7 @@ class FlowPrior(Prior):
         return normal_nats(noise) + log_det
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        noise = normal_noise((n, self.latent_dim), next(self.flow.parameters()), generator)
+        like = next(self.flow.parameters())
+        noise = normal(n, self.latent_dim, generator=generator, device=like.device).to(like.dtype)
         with torch.no_grad():
             return self.flow.inverse(noise)[0]

@@ -1,7 +1,5 @@
 """Distributions of a pixel's level given what a decoder says of it; each sums to 1 over the levels."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 
@@ -9,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_gen.distributions.discretized_gaussian import LogNormalMass
-from lightning_gen.errors import InputError
-from lightning_gen.spec import ImageSpec
+from lightning_gen.core import ImageSpec, InputError, categorical, check_at_least, check_choice, check_within, uniform
+from lightning_gen.distributions.discretized_gaussian import LogGaussianMass
 
 OPEN = 1e6  # unit values; in place of infinity, whose derivative by the scale would not be a number
 
@@ -19,8 +16,8 @@ OPEN = 1e6  # unit values; in place of infinity, whose derivative by the scale w
 class PixelLikelihood(nn.Module, ABC):
     r"""Distribution :math:`p(x \mid \theta)` of an image's levels whose pixels are independent given :math:`\theta`.
 
-    A decoder gives :math:`\theta`, ``planes`` numbers for each place of the image: (B, planes, H, W). The channels of
-    one pixel may depend on each other.
+    A decoder gives :math:`\theta`, ``out_channels`` numbers for each place of the image: (B, out_channels, H, W). The
+    channels of one pixel may depend on each other.
 
     Args:
         spec: of the images.
@@ -32,29 +29,39 @@ class PixelLikelihood(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def planes(self) -> int:
+    def out_channels(self) -> int:
         """Numbers that a decoder gives for each place of the image."""
 
     @abstractmethod
-    def place_nats(self, levels: Tensor, theta: Tensor) -> Tensor:
+    def log_prob_map(self, levels: Tensor, theta: Tensor) -> Tensor:
         """Return log p of each place's levels, summed over channels: nats (B, H, W) of levels (B, C, H, W)."""
 
     def log_prob(self, levels: Tensor, theta: Tensor) -> Tensor:
-        """Return nats (B,) of levels (B, C, H, W), differentiable in ``theta`` (B, planes, H, W)."""
-        return self.place_nats(levels, theta).flatten(1).sum(1)
+        """Return nats (B,) of levels (B, C, H, W), differentiable in ``theta`` (B, out_channels, H, W)."""
+        return self.log_prob_map(levels, theta).flatten(1).sum(1)
+
+    @property
+    def noise_channels(self) -> int:
+        """Random numbers that one place of an image takes."""
+        return self.spec.channels
+
+    def noise(self, n: int, generator: torch.Generator, device: torch.device | None = None) -> Tensor:
+        """Return the random numbers of n images, uniform (n, noise_channels, H, W), for :meth:`sample`."""
+        return uniform(n, self.noise_channels, *self.spec.shape[1:], generator=generator, device=device)
 
     @abstractmethod
-    def sample(self, theta: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw levels (B, C, H, W), uint8."""
+    def sample(self, theta: Tensor, noise: Tensor) -> Tensor:
+        """Return levels (B, C, H, W) at which the distribution function reaches numbers in [0, 1): uniform ``noise``
+        (B, noise_channels, H, W) makes them a draw."""
 
     @abstractmethod
     def mean(self, theta: Tensor) -> Tensor:
         """Return expected unit values (B, C, H, W), for pictures: before discretization where there is one."""
 
     def _grouped(self, theta: Tensor, *sizes: int) -> list[Tensor]:
-        """Split the planes into groups of these sizes."""
-        if theta.shape[1] != self.planes:
-            raise InputError(f"{type(self).__name__}: expected {self.planes} planes, got {theta.shape[1]}")
+        """Split the out_channels into groups of these sizes."""
+        if theta.shape[1] != self.out_channels:
+            raise InputError(f"{type(self).__name__}: expected {self.out_channels} out_channels, got {theta.shape[1]}")
         return list(theta.split(sizes, 1))
 
 
@@ -77,15 +84,15 @@ class BernoulliPixels(PixelLikelihood):
             )
 
     @property
-    def planes(self) -> int:
+    def out_channels(self) -> int:
         return self.spec.channels
 
-    def place_nats(self, levels: Tensor, theta: Tensor) -> Tensor:
-        (theta,) = self._grouped(theta, self.planes)
+    def log_prob_map(self, levels: Tensor, theta: Tensor) -> Tensor:
+        (theta,) = self._grouped(theta, self.out_channels)
         return -F.binary_cross_entropy_with_logits(theta, levels.to(theta.dtype), reduction="none").sum(1)
 
-    def sample(self, theta: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return torch.bernoulli(torch.sigmoid(theta), generator=generator).to(torch.uint8)
+    def sample(self, theta: Tensor, noise: Tensor) -> Tensor:
+        return (noise < torch.sigmoid(theta)).to(self.spec.dtype)
 
     def mean(self, theta: Tensor) -> Tensor:
         return 2 * torch.sigmoid(theta) - 1
@@ -95,21 +102,19 @@ class CategoricalPixels(PixelLikelihood):
     r"""Independent categorical levels, :math:`p(x = \ell) = \mathrm{softmax}(\theta)_\ell`: L numbers for each."""
 
     @property
-    def planes(self) -> int:
+    def out_channels(self) -> int:
         return self.spec.channels * self.spec.levels
 
     def _logits(self, theta: Tensor) -> Tensor:
-        (theta,) = self._grouped(theta, self.planes)
+        (theta,) = self._grouped(theta, self.out_channels)
         return theta.unflatten(1, (self.spec.channels, self.spec.levels)).movedim(2, -1)
 
-    def place_nats(self, levels: Tensor, theta: Tensor) -> Tensor:
+    def log_prob_map(self, levels: Tensor, theta: Tensor) -> Tensor:
         log_probs = torch.log_softmax(self._logits(theta), -1)
         return log_probs.gather(-1, levels.to(torch.int64)[..., None])[..., 0].sum(1)
 
-    def sample(self, theta: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        probabilities = torch.softmax(self._logits(theta), -1)
-        drawn = torch.multinomial(probabilities.flatten(0, -2), 1, generator=generator)
-        return drawn.view(probabilities.shape[:-1]).to(torch.uint8)
+    def sample(self, theta: Tensor, noise: Tensor) -> Tensor:
+        return categorical(torch.softmax(self._logits(theta), -1), noise).to(self.spec.dtype)
 
     def mean(self, theta: Tensor) -> Tensor:
         values = self.spec.to_unit(torch.arange(self.spec.levels, device=theta.device), theta.dtype)
@@ -134,12 +139,6 @@ class BinnedPixels(PixelLikelihood):
         return low, (centre + self.half_bin).masked_fill(levels == self.spec.levels - 1, OPEN)
 
 
-def check_smallest(owner: object, smallest: float) -> None:
-    """Raise InputError for a lower bound of scales that is none, or wider than the levels are apart at most."""
-    if not 0 < smallest < 1:
-        raise InputError(f"{type(owner).__name__}: smallest must be above 0 and below 1, got {smallest}")
-
-
 class GaussianPixels(BinnedPixels):
     r"""Gaussians of learnt mean and scale, integrated over the bins of the levels.
 
@@ -158,34 +157,33 @@ class GaussianPixels(BinnedPixels):
 
     def __init__(self, spec: ImageSpec, scale: str = "pixel", smallest: float = 1e-3):
         super().__init__(spec)
-        if scale not in ("pixel", "shared"):
-            raise InputError(f"GaussianPixels: scale must be pixel or shared, got {scale!r}")
-        check_smallest(self, smallest)
+        check_choice(self, ("pixel", "shared"), scale=scale)
+        check_within(self, "(0, 1)", smallest=smallest)
         self.scale = scale
         self.smallest = smallest
         self.log_sigma = nn.Parameter(torch.tensor(-1.0)) if scale == "shared" else None
 
     @property
-    def planes(self) -> int:
+    def out_channels(self) -> int:
         return self.spec.channels * (2 if self.scale == "pixel" else 1)
 
     def _parts(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return means and standard deviations, each broadcastable to (B, C, H, W)."""
         if self.log_sigma is not None:
-            (mean,) = self._grouped(theta, self.planes)
+            (mean,) = self._grouped(theta, self.out_channels)
             log_sigma = self.log_sigma
         else:
             mean, log_sigma = self._grouped(theta, self.spec.channels, self.spec.channels)
         return mean, log_sigma.clamp(min=math.log(self.smallest), max=5.0).exp()
 
-    def place_nats(self, levels: Tensor, theta: Tensor) -> Tensor:
+    def log_prob_map(self, levels: Tensor, theta: Tensor) -> Tensor:
         mean, sigma = self._parts(theta)
         low, high = self.ends(levels, theta.dtype)
-        return LogNormalMass.apply((low - mean) / sigma, (high - mean) / sigma).sum(1)
+        return LogGaussianMass.apply((low - mean) / sigma, (high - mean) / sigma).sum(1)
 
-    def sample(self, theta: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, theta: Tensor, noise: Tensor) -> Tensor:
         mean, sigma = self._parts(theta)
-        return self.spec.to_levels(mean + sigma * torch.empty_like(mean).normal_(generator=generator))
+        return self.spec.to_levels(mean + sigma * torch.special.ndtri(noise))
 
     def mean(self, theta: Tensor) -> Tensor:
         return self._parts(theta)[0].clamp(-1, 1)
@@ -213,9 +211,8 @@ class LogisticPixels(BinnedPixels):
 
     def __init__(self, spec: ImageSpec, components: int = 5, smallest: float = 1e-3):
         super().__init__(spec)
-        if components < 1:
-            raise InputError(f"LogisticPixels: components must be at least 1, got {components}")
-        check_smallest(self, smallest)
+        check_at_least(self, 1, components=components)
+        check_within(self, "(0, 1)", smallest=smallest)
         self.components = components
         self.smallest = smallest
 
@@ -224,8 +221,12 @@ class LogisticPixels(BinnedPixels):
         return self.spec.channels * (self.spec.channels - 1) // 2
 
     @property
-    def planes(self) -> int:
+    def out_channels(self) -> int:
         return self.components * (1 + 2 * self.spec.channels + self._pairs)
+
+    @property
+    def noise_channels(self) -> int:
+        return 1 + self.spec.channels
 
     def _parts(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return logits (B, K, H, W), means and log scales (B, K, C, H, W), and couplings (B, K, pairs, H, W)."""
@@ -244,7 +245,7 @@ class LogisticPixels(BinnedPixels):
             mean = mean + couplings[:, :, c * (c - 1) // 2 + d] * before[:, :, d]
         return mean
 
-    def place_nats(self, levels: Tensor, theta: Tensor) -> Tensor:
+    def log_prob_map(self, levels: Tensor, theta: Tensor) -> Tensor:
         logits, means, log_scales, couplings = self._parts(theta)
         unit = self.spec.to_unit(levels, theta.dtype)
         lowest, highest = self.ends(levels, theta.dtype)
@@ -259,17 +260,16 @@ class LogisticPixels(BinnedPixels):
             nats = nats + F.logsigmoid(above) + F.logsigmoid(below) + mass
         return torch.logsumexp(nats, 1)
 
-    def sample(self, theta: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, theta: Tensor, noise: Tensor) -> Tensor:
         logits, means, log_scales, couplings = self._parts(theta)
-        shares = torch.softmax(logits, 1).movedim(1, -1)
-        chosen = torch.multinomial(shares.flatten(0, -2), 1, generator=generator).view(shares.shape[:-1])[:, None]
+        chosen = categorical(torch.softmax(logits, 1).movedim(1, -1), noise[:, 0])[:, None]
         levels = []
         unit = torch.empty(len(theta), 0, *theta.shape[2:], dtype=theta.dtype, device=theta.device)
         for c in range(self.spec.channels):
-            uniform = torch.empty_like(logits[:, :1]).uniform_(generator=generator).clamp(1e-6, 1 - 1e-6)
+            quantile = torch.logit(noise[:, c + 1, None].to(theta.dtype).clamp(1e-6, 1 - 1e-6))
             mean = self._coupled(means, couplings, unit[:, None], c).gather(1, chosen)
             scale = log_scales[:, :, c].gather(1, chosen).exp()
-            levels.append(self.spec.to_levels(mean + scale * torch.logit(uniform)))
+            levels.append(self.spec.to_levels(mean + scale * quantile))
             unit = torch.cat([unit, self.spec.to_unit(levels[-1], theta.dtype)], 1)
         return torch.cat(levels, 1)
 

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError
 
 ROWS = ("features", "logits", "labels", "pixels")
 PADDING = -1  # sample index of rows that only fill up a batch

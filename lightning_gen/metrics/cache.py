@@ -1,7 +1,5 @@
 """Features of real images on disk, found again by what they depend on."""
 
-from __future__ import annotations
-
 import logging
 import os
 import tempfile

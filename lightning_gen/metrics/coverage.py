@@ -1,13 +1,11 @@
 """Which of the modes that are known beforehand are generated: classes of a classifier, or points of a grid."""
 
-from __future__ import annotations
-
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError, check_within
 from lightning_gen.metrics.base import TRAIN, FeatureMetric, FeatureSet
 
 
@@ -31,8 +29,7 @@ class ClassCoverage(FeatureMetric):
 
     def __init__(self, least_share: float = 0.1) -> None:
         super().__init__()
-        if not 0 < least_share <= 1:
-            raise InputError(f"ClassCoverage.least_share must be in (0, 1], got {least_share}")
+        check_within(self, "(0, 1]", least_share=least_share)
         self.least_share = least_share
 
     def score(self, samples: FeatureSet) -> dict[str, float]:

@@ -1,10 +1,8 @@
 """Whether each factor of variation, where factors are known, has a coordinate of the latent to itself."""
 
-from __future__ import annotations
-
 import numpy as np
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError, check_at_least
 
 
 def mutual_information_gap(codes: np.ndarray, factors: np.ndarray, bins: int = 20) -> float:
@@ -29,8 +27,7 @@ def mutual_information_gap(codes: np.ndarray, factors: np.ndarray, bins: int = 2
     from sklearn.metrics import mutual_info_score  # slow to import
 
     codes, factors = _checked("mutual_information_gap", codes, factors)
-    if bins < 2:
-        raise InputError(f"mutual_information_gap: bins must be at least 2, got {bins}")
+    check_at_least("mutual_information_gap", 2, bins=bins)
     low, high = codes.min(0), codes.max(0)
     places = (codes - low) / np.where(high > low, high - low, 1.0)
     binned = np.minimum((bins * places).astype(np.int64), bins - 1)

@@ -4,14 +4,12 @@ A block holds at most ``BLOCK`` float64 distances (16 MiB; 256 MiB on an acceler
 Blocks are worked on in place: fresh memory for every intermediate result costs more than the arithmetic.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError
 
 BLOCK = 2**21
 BLOCK_ON_ACCELERATOR = 2**25

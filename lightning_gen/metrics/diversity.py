@@ -1,11 +1,9 @@
 """How different generated images are from each other."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError, check
 from lightning_gen.metrics.base import TRAIN, FeatureMetric, FeatureSet
 from lightning_gen.metrics.distances import squared_distance_blocks
 
@@ -59,8 +57,7 @@ class Diversity(FeatureMetric):
 
     def __init__(self, max_images: int = 10_000) -> None:
         super().__init__()
-        if max_images < 2:
-            raise InputError(f"Diversity.max_images must be at least 2, got {max_images}")
+        check(self, "max_images", max_images, max_images >= 2, "at least 2")
         self.max_images = max_images
 
     def score(self, samples: FeatureSet) -> dict[str, float]:

@@ -18,11 +18,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import ImageSpec, InputError, check, check_choice, check_positive
 from lightning_gen.metrics.weights import fill, find_weights, load_state
 from lightning_gen.networks.classifier import load_classifier
-from lightning_gen.networks.mlp import check_positive
-from lightning_gen.spec import ImageSpec
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -152,8 +150,7 @@ class InceptionExtractor(Extractor):
         # torch-fidelity takes a fifth of a second to import: only those who use it wait for it.
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
-        if resize not in ("tensorflow", "clean"):
-            raise InputError(f"InceptionExtractor.resize must be 'tensorflow' or 'clean', got {resize!r}")
+        check_choice(self, ("tensorflow", "clean"), resize=resize)
         self.weights, self.resize = weights, resize
         self.name = "inception" if resize == "tensorflow" else "inception_clean"
         remedy = "fetch it on another machine and give it as InceptionExtractor(weights=FILE)"
@@ -400,8 +397,7 @@ def _size(spec: ImageSpec) -> str:
 
 def _own_name(extractor: Extractor, name: str) -> str:
     """``name``, unless it cannot stand in a figure's name or would pass for the literature's Inception."""
-    if not re.fullmatch(r"[^\s/]+", name) or name.startswith("inception"):
-        raise InputError(f"{type(extractor).__name__}.name must be a name of its own, got {name!r}")
+    check(extractor, "name", name, bool(re.fullmatch(r"(?!inception)[^\s/]+", name)), "a name of its own")
     return name
 
 
@@ -424,11 +420,8 @@ def _extra(package: str, extractor: Extractor) -> ModuleType:
 def _check_patches(extractor: _PictureExtractor, patch: int | Sequence[int] | None) -> None:
     """Raise InputError where patches do not tile the image: convolutions would drop its edge without a word."""
     for side in patch if isinstance(patch, Sequence) else [patch]:
-        if side and extractor.size % side:
-            raise InputError(
-                f"{type(extractor).__name__}.size must be a multiple of the {side} pixels of {extractor.name}'s "
-                f"patches, got {extractor.size}"
-            )
+        expected = f"a multiple of the {side} pixels of {extractor.name}'s patches"
+        check(extractor, "size", extractor.size, not side or extractor.size % side == 0, expected)
 
 
 def _timm_network(timm: ModuleType, architecture: str, size: int) -> nn.Module:

@@ -1,7 +1,5 @@
 """Fréchet distance between Gaussians fitted to features (FID where the features are Inception's)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from types import MappingProxyType
 

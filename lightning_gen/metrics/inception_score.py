@@ -1,13 +1,11 @@
 """Inception Score: how sure and how varied the classes of generated images are."""
 
-from __future__ import annotations
-
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError, check_at_least
 from lightning_gen.metrics.base import FeatureMetric, FeatureSet, fixed_permutation
 
 
@@ -54,8 +52,7 @@ class InceptionScore(FeatureMetric):
 
     def __init__(self, splits: int = 10) -> None:
         super().__init__()
-        if splits < 1:
-            raise InputError(f"InceptionScore.splits must be at least 1, got {splits}")
+        check_at_least(self, 1, splits=splits)
         self.splits = self.least = splits
 
     def score(self, samples: FeatureSet) -> dict[str, float]:

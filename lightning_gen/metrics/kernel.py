@@ -1,7 +1,5 @@
 """Kernel distance between feature sets (KID where the features are Inception's)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from types import MappingProxyType
 
@@ -9,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError, check_at_least
 from lightning_gen.metrics.base import FeatureMetric, FeatureSet
 from lightning_gen.metrics.distances import block_slices
 
@@ -122,8 +120,8 @@ class KernelDistance(FeatureMetric):
         subset_size: int = 1000,
     ) -> None:
         super().__init__()
-        if subsets < 0 or subset_size < 3:
-            raise InputError("KernelDistance: subsets must be at least 0 and subset_size at least 3")
+        check_at_least(self, 0, subsets=subsets)
+        check_at_least(self, 3, subset_size=subset_size)
         self.against, self.standardize = tuple(against), standardize
         self.subsets, self.subset_size = subsets, subset_size
         self.least = max(3, subset_size if subsets else 0)

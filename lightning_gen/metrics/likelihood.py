@@ -1,7 +1,5 @@
 """Likelihood as a figure: bits per dimension of the discrete levels, of one stated kind."""
 
-from __future__ import annotations
-
 import math
 from types import MappingProxyType
 from typing import Any
@@ -10,8 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_gen.errors import InputError
-from lightning_gen.spec import ImageSpec
+from lightning_gen.core import ImageSpec, InputError, check_at_least
 
 KINDS = MappingProxyType(
     {
@@ -167,8 +164,7 @@ class Calibration(Metric):
 
     def __init__(self, bins: int = 15) -> None:
         super().__init__()
-        if bins < 1:
-            raise InputError(f"Calibration: bins must be at least 1, got {bins}")
+        check_at_least(self, 1, bins=bins)
         self.bins = bins
         for name in ("counts", "confidences", "hits"):
             self.add_state(name, torch.zeros(bins, dtype=torch.float64), dist_reduce_fx="sum")

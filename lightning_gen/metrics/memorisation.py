@@ -1,14 +1,12 @@
 """Does a model copy its training images? A copy test, and a picture of samples beside their nearest ones."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError, check, check_choice
 from lightning_gen.metrics.base import HELD_OUT, TRAIN, FeatureMetric, FeatureSet
 from lightning_gen.metrics.distances import nearest, nearest_distances
 
@@ -65,10 +63,8 @@ class CopyShare(FeatureMetric):
     has_floor = False
 
     def __init__(self, space: Literal["pixels", "features"] = "pixels", max_images: int = 10_000) -> None:
-        if space not in ("pixels", "features"):
-            raise InputError(f"CopyShare.space must be 'pixels' or 'features', got {space!r}")
-        if max_images < 1:
-            raise InputError(f"CopyShare.max_images must be at least 1, got {max_images}")
+        check_choice(self, ("pixels", "features"), space=space)
+        check(self, "max_images", max_images, max_images >= 1, "at least 1")
         self.keeps = frozenset({space})
         super().__init__()
         self.space, self.max_images = space, max_images

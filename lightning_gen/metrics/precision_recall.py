@@ -1,13 +1,11 @@
 """Precision and recall, density and coverage: is what is generated real, and is all that is real generated?"""
 
-from __future__ import annotations
-
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import check, check_at_least
 from lightning_gen.metrics.base import TRAIN, FeatureMetric, FeatureSet
 from lightning_gen.metrics.distances import neighbour_distances, neighbour_radii, squared_distance_blocks
 
@@ -73,13 +71,11 @@ class _Neighbourhoods(FeatureMetric):
 
     def __init__(self, k: int, max_images: int) -> None:
         super().__init__()
-        if k < 1:
-            raise InputError(f"{type(self).__name__}.k must be at least 1, got {k}")
-        if max_images <= k:
-            raise InputError(f"{type(self).__name__}.max_images must exceed k = {k}, got {max_images}")
+        check_at_least(self, 1, k=k)
+        check(self, "max_images", max_images, max_images > k, f"above k = {k}")
         self.k, self.max_images, self.least = k, max_images, k + 1
 
-    def sides(self, samples: FeatureSet) -> tuple[Tensor, Tensor, Tensor]:
+    def compared(self, samples: FeatureSet) -> tuple[Tensor, Tensor, Tensor]:
         """Generated features (n, D), real features (n, D) and the real radii (n,), n = min of both and max_images."""
         real = self.reference(TRAIN)
         self.require_samples(samples)
@@ -108,7 +104,7 @@ class PrecisionRecall(_Neighbourhoods):
         super().__init__(k, max_images)
 
     def score(self, samples: FeatureSet) -> dict[str, float]:
-        generated, real, radii = self.sides(samples)
+        generated, real, radii = self.compared(samples)
         precision, recall = precision_recall(generated, real, self.k, radii)
         return {"precision": precision, "recall": recall}
 
@@ -129,6 +125,6 @@ class DensityCoverage(_Neighbourhoods):
         super().__init__(k, max_images)
 
     def score(self, samples: FeatureSet) -> dict[str, float]:
-        generated, real, radii = self.sides(samples)
+        generated, real, radii = self.compared(samples)
         density, coverage = density_coverage(generated, real, self.k, radii)
         return {"density": density, "coverage": coverage}

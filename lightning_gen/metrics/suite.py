@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import ImageSpec, InputError
 from lightning_gen.metrics.base import (
     HELD_OUT,
     Accumulator,
@@ -25,7 +25,6 @@ from lightning_gen.metrics.base import (
 )
 from lightning_gen.metrics.cache import cached_tensors
 from lightning_gen.metrics.extractors import Extractor, Features
-from lightning_gen.spec import ImageSpec
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ class MetricSuite:
     Example:
         >>> import torch
         >>> from lightning_gen.metrics import DigitsExtractor, FrechetDistance, MetricSuite
-        >>> from lightning_gen.spec import ImageSpec
+        >>> from lightning_gen.core.spec import ImageSpec
         >>> suite = MetricSuite(DigitsExtractor(), [FrechetDistance()], cache=False)
         >>> real = torch.randint(17, (100, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         >>> suite.set_reference("train", real, ImageSpec(1, 8, 8, 17, 10))

@@ -1,7 +1,5 @@
 """Weights of published networks: found on disk or downloaded with a deadline, and never unpickled as code."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os
@@ -16,7 +14,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError
 from lightning_gen.metrics.cache import cache_root
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,5 @@
 """Reading checkpoints: plain data in, a model out; no code from a file ever runs."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import struct
@@ -13,10 +11,9 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 
-from lightning_gen.describe import TRUSTED, build
-from lightning_gen.errors import InputError
-from lightning_gen.models.base import CHECKPOINT_KEY, ImageModule, check_format
-from lightning_gen.spec import ImageSpec
+from lightning_gen.core import TRUSTED, ImageSpec, InputError, build
+from lightning_gen.models.base import ImageModule
+from lightning_gen.models.state import CHECKPOINT_KEY, check_format
 
 # What torch's unpickler raises for a file that is damaged inside.
 DAMAGED = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, struct.error, zipfile.BadZipFile)

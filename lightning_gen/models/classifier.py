@@ -1,23 +1,21 @@
 """An image classifier: what metrics on other data sets than photographs take their features from."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_gen.core import ImageSpec, InputError, Unavailable, at_least_float32, check_within, evaluating
 from lightning_gen.data import Batch
-from lightning_gen.errors import InputError
 from lightning_gen.models.base import ImageModule
-from lightning_gen.spec import ImageSpec
+from lightning_gen.networks.classifier import SmallClassifier, save_classifier
 
 
 class Classifier(ImageModule):
-    r"""Classifier trained by cross-entropy, :math:`-\log p(y \mid x)`; reports accuracy on held-out images.
+    r"""Classifier trained by cross-entropy, :math:`-\log p(y \mid x)`.
 
     It draws nothing. Its use here is to be an extractor of features: ``lightning export CKPT FILE.safetensors`` writes
     what :class:`lightning_gen.metrics.ClassifierExtractor` reads.
@@ -42,12 +40,10 @@ class Classifier(ImageModule):
         super().__init__(spec)
         if not self.spec.num_classes:
             raise InputError("Classifier: these images have no labels")
-        if not 0 <= label_smoothing < 1:
-            raise InputError(f"Classifier: label_smoothing must be in [0, 1), got {label_smoothing}")
+        check_within(self, "[0, 1)", label_smoothing=label_smoothing)
         self.network = network(self.spec)
         self.optimizer = optimizer
         self.label_smoothing = label_smoothing
-        self.accuracy = MulticlassAccuracy(self.spec.num_classes, average="micro")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimizer(self.parameters())
@@ -61,15 +57,22 @@ class Classifier(ImageModule):
         self.count_images(batch)
         return loss
 
-    def take_in(self, batch: Batch) -> None:
-        self.accuracy.update(self.network(batch.levels), batch.labels)
-
-    def own_figures(self) -> tuple[dict[str, float], dict[str, bool]]:
-        """Return the share of images that are recognised as what they are."""
-        accuracy = float(self.accuracy.compute())
-        self.accuracy.reset()
-        return {"accuracy": accuracy}, {"accuracy": True}
+    def classify(self, levels: Tensor) -> Tensor:
+        """Return log p(y | x), (B, num_classes), of levels (B, C, H, W)."""
+        with evaluating(self):
+            return torch.log_softmax(at_least_float32(self.network(levels)), 1)
 
     def forward(self, levels: Tensor) -> Tensor:
         """Return logits (B, num_classes) of levels (B, C, H, W)."""
         return self.network(levels)
+
+
+def export_network(model: ImageModule, file: Path) -> None:
+    """Write the network of a classifier as one safetensors file, for metrics to take features from.
+
+    Raises:
+        Unavailable: for another model.
+    """
+    if not isinstance(model, Classifier) or not isinstance(model.network, SmallClassifier):
+        raise Unavailable("holds no Classifier of a SmallClassifier")
+    save_classifier(model.network, file)

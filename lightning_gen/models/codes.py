@@ -1,16 +1,14 @@
 """The codes of a trained model as images, to which any family is fitted as their prior."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from lightning_gen.core import InputError
 from lightning_gen.data import ImageDataModule, Images, Source
-from lightning_gen.errors import InputError
-from lightning_gen.models.base import CHECKPOINT_KEY
 from lightning_gen.models.checkpoint import load, load_data, read_checkpoint
+from lightning_gen.models.state import CHECKPOINT_KEY
 from lightning_gen.models.vqvae import VQVAE
 
 IMAGES_AT_ONCE = 500
@@ -32,8 +30,8 @@ class Codes(Source):
         trust: further packages from which classes may be built.
 
     Raises:
-        InputError: for a checkpoint of another model, or of other weights than the fingerprint's, or of more than 256
-            codes; on reading where the data are not found.
+        InputError: for a checkpoint of another model, or of other weights than the fingerprint's; on
+            reading where the data are not found.
     """
 
     name = "codes"
@@ -73,8 +71,8 @@ class Codes(Source):
         """Encode the images of ``part``."""
         levels, labels = self.images.load(part)
         model = self._open()[0].to("cuda" if torch.cuda.is_available() else "cpu")
-        grids = np.empty((len(levels), *self.spec.shape), np.uint8)
+        grids = np.empty((len(levels), *self.spec.shape), self.spec.array_dtype)
         for first in range(0, len(levels), IMAGES_AT_ONCE):
             chunk = torch.from_numpy(np.array(levels[first : first + IMAGES_AT_ONCE])).to(model.device)
-            grids[first : first + IMAGES_AT_ONCE, 0] = model.encode(chunk).to("cpu", torch.uint8).numpy()
+            grids[first : first + IMAGES_AT_ONCE, 0] = model.encode(chunk).to("cpu", self.spec.dtype).numpy()
         return Images(grids, labels)

@@ -16,7 +16,7 @@ from lightning_gen.networks.mlp import MLPDiscriminator, MLPGenerator
 from lightning_gen.networks.quantize import FSQ, VectorQuantizer
 from lightning_gen.networks.r3gan import R3GANDiscriminator, R3GANGenerator
 from lightning_gen.networks.resnet import ResNetDiscriminator, ResNetGenerator
-from lightning_gen.networks.stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator
+from lightning_gen.networks.stylegan2 import HasStyles, StyleGAN2Discriminator, StyleGAN2Generator
 from lightning_gen.networks.vq_autoencoder import GridDecoder, GridEncoder
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "DenseToConvGenerator",
     "GridDecoder",
     "GridEncoder",
+    "HasStyles",
     "LadderNetwork",
     "MLPDecoder",
     "MLPDiscriminator",

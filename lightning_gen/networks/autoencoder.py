@@ -1,7 +1,5 @@
 """Encoders and decoders of latent variable models: perceptrons, convolutions, residual blocks."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 
@@ -9,11 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import ImageSpec, InputError, check_positive, check_within
 from lightning_gen.networks.conditional import check_conditional
 from lightning_gen.networks.dcgan import doublings
-from lightning_gen.networks.mlp import check_positive
-from lightning_gen.spec import ImageSpec
 
 
 class LabelledRows(nn.Module):
@@ -85,7 +81,7 @@ class Decoder(nn.Module):
         self.join = LabelledRows(self, spec, conditional)
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map latents (B, latent_dim) to (B, planes, H, W)."""
+        """Map latents (B, latent_dim) to (B, out_channels, H, W)."""
         return self.body(self.head(self.join(latent, labels)).unflatten(1, self.shape))
 
 
@@ -102,8 +98,7 @@ def perceptron(inputs: int, widths: Sequence[int], outputs: int, dropout: float)
 def check_perceptron(owner: nn.Module, widths: Sequence[int], dropout: float, **sizes: int) -> None:
     """Raise InputError for a size below 1, or a dropout out of range."""
     check_positive(owner, **sizes, **{f"widths[{i}]": width for i, width in enumerate(widths)})
-    if not 0 <= dropout < 1:
-        raise InputError(f"{type(owner).__name__}: dropout must be in [0, 1), got {dropout}")
+    check_within(owner, "[0, 1)", dropout=dropout)
 
 
 class MLPEncoder(Encoder):
@@ -140,7 +135,7 @@ class MLPDecoder(Decoder):
     Args:
         spec: images.
         latent_dim: size of the latent.
-        planes: numbers for each place of the image.
+        out_channels: numbers for each place of the image.
         widths: widths of the hidden layers; empty for a linear decoder.
         dropout: share of hidden units that training leaves out.
         conditional: whether labels are joined to the latent, one-hot.
@@ -153,14 +148,14 @@ class MLPDecoder(Decoder):
         self,
         spec: ImageSpec,
         latent_dim: int,
-        planes: int,
+        out_channels: int,
         widths: Sequence[int] = (1024,),
         dropout: float = 0.0,
         conditional: bool = False,
     ):
-        check_perceptron(self, widths, dropout, latent_dim=latent_dim, planes=planes)
-        super().__init__(spec, (planes, spec.height, spec.width), conditional)
-        self.head = perceptron(latent_dim + self.join.columns, widths, planes * spec.height * spec.width, dropout)
+        check_perceptron(self, widths, dropout, latent_dim=latent_dim, out_channels=out_channels)
+        super().__init__(spec, (out_channels, spec.height, spec.width), conditional)
+        self.head = perceptron(latent_dim + self.join.columns, widths, out_channels * spec.height * spec.width, dropout)
         self.body = nn.Identity()
 
 
@@ -196,7 +191,7 @@ class ConvDecoder(Decoder):
     Args:
         spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128.
         latent_dim: size of the latent.
-        planes: numbers for each place of the image.
+        out_channels: numbers for each place of the image.
         width: channels of the largest maps; they double with each halving of the side.
         max_width: upper bound on the channels.
         conditional: whether labels are joined to the latent, one-hot.
@@ -209,12 +204,12 @@ class ConvDecoder(Decoder):
         self,
         spec: ImageSpec,
         latent_dim: int,
-        planes: int,
+        out_channels: int,
         width: int = 32,
         max_width: int = 256,
         conditional: bool = False,
     ):
-        check_positive(self, latent_dim=latent_dim, planes=planes, width=width, max_width=max_width)
+        check_positive(self, latent_dim=latent_dim, out_channels=out_channels, width=width, max_width=max_width)
         side, k = doublings(spec, self)
         channels = [min(width * 2**i, max_width) for i in reversed(range(k + 1))]
         super().__init__(spec, (channels[0], side, side), conditional)
@@ -222,7 +217,7 @@ class ConvDecoder(Decoder):
         layers: list[nn.Module] = [nn.SiLU()]
         for inputs, size in itertools.pairwise(channels):
             layers += [nn.ConvTranspose2d(inputs, size, 4, stride=2, padding=1), nn.SiLU()]
-        self.body = nn.Sequential(*layers, nn.Conv2d(channels[-1], planes, 3, padding=1))
+        self.body = nn.Sequential(*layers, nn.Conv2d(channels[-1], out_channels, 3, padding=1))
 
 
 class ResidualUnit(nn.Module):
@@ -271,7 +266,7 @@ class ResNetDecoder(Decoder):
     Args:
         spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128.
         latent_dim: size of the latent.
-        planes: numbers for each place of the image.
+        out_channels: numbers for each place of the image.
         width: channels of all maps.
         depth: residual units at each side.
         conditional: whether labels are joined to the latent, one-hot.
@@ -284,12 +279,12 @@ class ResNetDecoder(Decoder):
         self,
         spec: ImageSpec,
         latent_dim: int,
-        planes: int,
+        out_channels: int,
         width: int = 64,
         depth: int = 2,
         conditional: bool = False,
     ):
-        check_positive(self, latent_dim=latent_dim, planes=planes, width=width, depth=depth)
+        check_positive(self, latent_dim=latent_dim, out_channels=out_channels, width=width, depth=depth)
         side, k = doublings(spec, self)
         super().__init__(spec, (width, side, side), conditional)
         self.head = nn.Linear(latent_dim + self.join.columns, width * side**2)
@@ -297,4 +292,4 @@ class ResNetDecoder(Decoder):
         for level in range(k + 1):
             layers += [nn.Upsample(scale_factor=2)] if level else []
             layers += [ResidualUnit(width) for _ in range(depth)]
-        self.body = nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(width, planes, 3, padding=1))
+        self.body = nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(width, out_channels, 3, padding=1))

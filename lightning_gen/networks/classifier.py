@@ -1,7 +1,5 @@
 """A small convolutional classifier whose penultimate layer serves as a feature space for metrics."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +8,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
-from lightning_gen.errors import InputError
-from lightning_gen.files import write_atomically
-from lightning_gen.spec import ImageSpec
+from lightning_gen.core import ImageSpec, InputError, write_atomically
 
 
 class SmallClassifier(nn.Module):

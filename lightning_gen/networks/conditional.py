@@ -1,15 +1,12 @@
 """What makes networks class-conditional: labels, conditional batch norm, projection and classifier heads."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from lightning_gen.errors import InputError
-from lightning_gen.spec import ImageSpec
+from lightning_gen.core import ImageSpec, InputError
 
 
 def check_conditional(owner: object, spec: ImageSpec, argument: str = "conditional") -> None:
@@ -36,6 +33,31 @@ def require_labels(owner: object, labels: Tensor | None) -> Tensor:
     if labels is None:
         raise InputError(f"{type(owner).__name__} is class-conditional: give labels")
     return labels
+
+
+def latent_dim_of(owner: object, generator: nn.Module) -> int:
+    """Return the length of a generator's latents; raise InputError for one that does not say it."""
+    if not hasattr(generator, "latent_dim"):
+        raise InputError(
+            f"{type(owner).__name__}: {type(generator).__name__} must say how long latents are: latent_dim"
+        )
+    return generator.latent_dim
+
+
+def check_pair(owner: object, generator: nn.Module, critic: nn.Module, has_auxiliary: bool) -> None:
+    """Raise InputError for a generator and a critic of which one heeds classes that the other knows nothing of."""
+    names = type(owner).__name__, type(generator).__name__, type(critic).__name__
+    draws_classes, judges_classes = (getattr(network, "conditional", False) for network in (generator, critic))
+    if draws_classes and not (judges_classes or has_auxiliary):
+        raise InputError(
+            f"{names[0]}: {names[1]} is class-conditional, but nothing teaches it its classes: make the discriminator "
+            "conditional too, or give auxiliary"
+        )
+    if judges_classes and not draws_classes:
+        raise InputError(
+            f"{names[0]}: {names[2]} judges classes of generated images, but {names[1]} draws them without: make the "
+            "generator conditional"
+        )
 
 
 class ConditionalBatchNorm2d(nn.Module):
@@ -134,7 +156,7 @@ class FeatureDiscriminator(nn.Module, ABC):
 
 
 def last_of(net: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what the last layer of ``net`` receives for input ``x``, and what it makes of it."""
+    """Return the input and the output of the last layer of ``net`` for input ``x``."""
     *trunk, last = net
     for layer in trunk:
         x = layer(x)

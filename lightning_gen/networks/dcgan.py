@@ -1,16 +1,12 @@
 """DCGAN's convolutional generator and discriminator for square images."""
 
-from __future__ import annotations
-
 import itertools
 
 import torch
 from torch import Tensor, nn
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import ImageSpec, InputError, check_positive
 from lightning_gen.networks.conditional import FeatureDiscriminator, check_conditional, last_of, require_labels
-from lightning_gen.networks.mlp import check_positive
-from lightning_gen.spec import ImageSpec
 
 SMALLEST = (3, 4, 5, 6, 7)
 LARGEST = 128

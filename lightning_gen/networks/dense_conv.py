@@ -1,14 +1,10 @@
 """The pair of a widely used tutorial: a convolutional generator against a perceptron."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import ImageSpec, InputError, check, check_positive, check_within
 from lightning_gen.networks.dcgan import doublings
-from lightning_gen.networks.mlp import check_positive
-from lightning_gen.spec import ImageSpec
 
 
 def initialise_glorot(module: nn.Module) -> None:
@@ -45,8 +41,7 @@ class DenseToConvGenerator(nn.Module):
                 f"DenseToConvGenerator needs a side that is a multiple of 4 (such as 8, 12, 28, 32, 64, 128), "
                 f"got {spec.height}"
             )
-        if width % 4:
-            raise InputError(f"DenseToConvGenerator: width must be a multiple of 4, got {width}")
+        check(self, "width", width, width % 4 == 0, "a multiple of 4")
         self.latent_dim = latent_dim
         side = spec.height // 4
         self.net = nn.Sequential(
@@ -88,8 +83,7 @@ class DenseDiscriminator(nn.Module):
     def __init__(self, spec: ImageSpec, width: int = 256, dropout: float = 0.3, negative_slope: float = 0.3):
         super().__init__()
         check_positive(self, width=width)
-        if not 0 <= dropout < 1:
-            raise InputError(f"DenseDiscriminator: dropout must be in [0, 1), got {dropout}")
+        check_within(self, "[0, 1)", dropout=dropout)
         self.net = nn.Sequential(
             nn.Linear(spec.dims, width),
             nn.LeakyReLU(negative_slope, inplace=True),

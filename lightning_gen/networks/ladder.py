@@ -1,7 +1,5 @@
 """The top-down network of hierarchical VAEs, with inference that shares its path (ladder)."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence
@@ -11,10 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import ImageSpec, InputError, check, check_choice, check_positive, check_within
 from lightning_gen.networks.conditional import check_conditional
-from lightning_gen.networks.mlp import check_positive
-from lightning_gen.spec import ImageSpec
 
 WIDEST = 8.0  # of |log sigma|
 
@@ -23,14 +19,14 @@ class LadderPass(NamedTuple):
     """What one pass says of N rows.
 
     Args:
-        planes: what the pixel likelihood is made of, (N, planes, H, W).
+        theta: parameters of the pixel likelihood, (N, out_channels, H, W).
         log_prior: :math:`\\log p(z)` of the latents of all layers, nats (N,).
         log_posterior: :math:`\\log q(z \\mid x)`, nats (N,); of a pass without images the same as the prior's.
         kl: the divergence of each layer, nats (N, L); 0 without images.
         noise: the latents as the prior's own standard normal noise, (N, Z).
     """
 
-    planes: Tensor
+    theta: Tensor
     log_prior: Tensor
     log_posterior: Tensor
     kl: Tensor
@@ -124,32 +120,32 @@ class LadderNetwork(nn.Module):
     Both run top down along one path: each layer's prior reads the path, its posterior also what a bottom-up pass of
     residual blocks has seen of the image at that side, and its latent is added to the path. Blocks are four
     convolutions without normalisation, whose last ones begin :math:`\sqrt{1 / N}` times smaller, N being their number.
-    Child resamples between sides by average pooling and nearest neighbours; small networks learn that step, too, or
-    a coarse latent hardly knows where in the image anything is.
+    Child resamples by average pooling and nearest neighbours; small networks learn that step, too, or a
+    coarse latent hardly knows where in the image anything is.
 
     Args:
         spec: square images, at most 128.
-        planes: numbers for each place of the image.
-        sides: from the image's own to the coarsest, decreasing.
-        depths: layers of latents at each of the sides; the bottom-up pass has as many blocks there.
-        width: channels of the path, or one number for each of the sides (with learned resampling).
-        latent_channels: channels of each layer's latent, or one number for each of the sides.
+        out_channels: numbers for each place of the image.
+        resolutions: from the image's own to the coarsest, decreasing.
+        depths: layers of latents at each of the resolutions; the bottom-up pass has as many blocks there.
+        width: channels of the path, or one number for each of the resolutions (with learned resampling).
+        latent_channels: channels of each layer's latent, or one number for each of the resolutions.
         bottleneck: width of the inner convolutions, as a share.
         dropout: share of inner units that training leaves out.
-        resampling: "learned" goes from side to side by (transposed) convolutions with the stride as their kernel, for
-            sides that divide each other; "fixed" by averages and nearest neighbours, for any.
+        resampling: "learned" goes to the next by (transposed) convolutions with the stride as their kernel, for
+            resolutions that divide each other; "fixed" by averages and nearest neighbours, for any.
         conditional: whether labels choose where the path begins.
 
     Raises:
-        InputError: for sides that do not begin with the image's, do not decrease or, to be learned, do not divide each
-            other, or a number out of range.
+        InputError: for resolutions that do not begin with the image's, do not decrease or, for learned resampling, do
+            not divide each other, or a number out of range.
     """
 
     def __init__(
         self,
         spec: ImageSpec,
-        planes: int,
-        sides: Sequence[int] = (8, 4, 1),
+        out_channels: int,
+        resolutions: Sequence[int] = (8, 4, 1),
         depths: Sequence[int] = (2, 2, 2),
         width: int | Sequence[int] = 64,
         latent_channels: int | Sequence[int] = 8,
@@ -159,39 +155,37 @@ class LadderNetwork(nn.Module):
         conditional: bool = False,
     ):
         super().__init__()
-        widths = [width] * len(sides) if isinstance(width, int) else list(width)
-        channels = [latent_channels] * len(sides) if isinstance(latent_channels, int) else list(latent_channels)
-        check_positive(self, planes=planes)
+        widths = [width] * len(resolutions) if isinstance(width, int) else list(width)
+        channels = [latent_channels] * len(resolutions) if isinstance(latent_channels, int) else list(latent_channels)
+        check_positive(self, out_channels=out_channels)
         check_positive(self, **{f"width[{i}]": number for i, number in enumerate(widths)})
         check_positive(self, **{f"latent_channels[{i}]": number for i, number in enumerate(channels)})
-        check_positive(self, **{f"sides[{i}]": side for i, side in enumerate(sides)})
+        check_positive(self, **{f"resolutions[{i}]": side for i, side in enumerate(resolutions)})
         check_positive(self, **{f"depths[{i}]": depth for i, depth in enumerate(depths)})
         if spec.height != spec.width or spec.height > 128:
             raise InputError(f"LadderNetwork takes square images of at most 128, got {spec.height}x{spec.width}")
-        if not sides or sides[0] != spec.height or any(a <= b for a, b in itertools.pairwise(sides)):
-            raise InputError(f"LadderNetwork: sides must decrease from the image's {spec.height}, got {list(sides)}")
+        given, steps = list(resolutions), list(itertools.pairwise(resolutions))
+        falling = given[:1] == [spec.height] and all(a > b for a, b in steps)
+        check(self, "resolutions", given, falling, f"decreasing from the image's {spec.height}")
         for name, values in {"depths": depths, "width": widths, "latent_channels": channels}.items():
-            if len(values) != len(sides):
-                raise InputError(f"LadderNetwork: {len(sides)} sides need as many {name}, got {len(values)}")
-        if resampling not in ("learned", "fixed"):
-            raise InputError(f"LadderNetwork: resampling must be learned or fixed, got {resampling!r}")
-        if resampling == "learned" and any(a % b for a, b in itertools.pairwise(sides)):
+            if len(values) != len(resolutions):
+                raise InputError(f"LadderNetwork: {len(given)} resolutions need as many {name}, got {len(values)}")
+        check_choice(self, ("learned", "fixed"), resampling=resampling)
+        if resampling == "learned" and any(a % b for a, b in steps):
             raise InputError(
-                f"LadderNetwork: sides {list(sides)} do not divide each other: choose others, or resampling fixed"
+                f"LadderNetwork: resolutions {given} do not divide each other: choose others, or resampling fixed"
             )
         if resampling == "fixed" and len(set(widths)) > 1:
             raise InputError(f"LadderNetwork: resampling fixed keeps one width, got {widths}")
-        if not 0 < bottleneck <= 1 or not 0 <= dropout < 1:
-            raise InputError(
-                f"LadderNetwork: bottleneck must be in (0, 1] and dropout in [0, 1), got {bottleneck} and {dropout}"
-            )
+        check_within(self, "(0, 1]", bottleneck=bottleneck)
+        check_within(self, "[0, 1)", dropout=dropout)
         if conditional:
             check_conditional(self, spec)
         self.conditional = conditional
-        self.planes = planes
-        self.sides = tuple(sides)
+        self.out_channels = out_channels
+        self.resolutions = tuple(resolutions)
         inner = [max(1, round(number * bottleneck)) for number in widths]
-        scales = list(zip(sides, depths, widths, inner, channels, strict=True))
+        scales = list(zip(resolutions, depths, widths, inner, channels, strict=True))
         self.first = nn.Conv2d(spec.channels, widths[0], 3, padding=1)
         self.bottom_up = nn.ModuleList(
             nn.Sequential(*(Bottleneck(wide, wide, narrow, side, True, dropout) for _ in range(depth)))
@@ -201,7 +195,7 @@ class LadderNetwork(nn.Module):
             nn.ModuleList(LadderLayer(wide, narrow, latents, side, dropout) for _ in range(depth))
             for side, depth, wide, narrow, latents in scales[::-1]
         )
-        steps = list(zip(itertools.pairwise(sides), itertools.pairwise(widths), strict=True))
+        steps = list(zip(steps, itertools.pairwise(widths), strict=True))
         steps = [(a // b, fine, coarse) for (a, b), (fine, coarse) in steps] if resampling == "learned" else []
         self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, ratio, ratio) for ratio, fine, coarse in steps)
         self.grow = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, ratio, ratio) for ratio, fine, coarse in steps[::-1])
@@ -212,7 +206,7 @@ class LadderNetwork(nn.Module):
             nn.Parameter(torch.zeros(wide, side, side)) for side, _, wide, _, _ in scales[::-1]
         )
         self.of_class = nn.Embedding(spec.num_classes, widths[-1]) if conditional else None
-        self.last = nn.Sequential(nn.GELU(), nn.Conv2d(widths[0], planes, 1))
+        self.last = nn.Sequential(nn.GELU(), nn.Conv2d(widths[0], out_channels, 1))
         self._scale_by_depth(sum(depths))
 
     def _scale_by_depth(self, depth: int) -> None:
@@ -235,7 +229,7 @@ class LadderNetwork(nn.Module):
     def look(self, images: Tensor) -> list[Tensor]:
         """Return what the bottom-up pass sees of unit images (B, C, H, W) at each side, from the coarsest."""
         hidden, seen = self.first(images), []
-        for i, (side, blocks) in enumerate(zip(self.sides, self.bottom_up, strict=True)):
+        for i, (side, blocks) in enumerate(zip(self.resolutions, self.bottom_up, strict=True)):
             if i:
                 hidden = self.shrink[i - 1](hidden) if self.shrink else F.adaptive_avg_pool2d(hidden, side)
             hidden = blocks(hidden)
@@ -263,7 +257,7 @@ class LadderNetwork(nn.Module):
             if i:
                 path = self.grow[i - 1](path) if self.grow else F.interpolate(path, size=beginning.shape[-1])
             path = path + beginning
-            view = None if seen is None else seen[i].repeat(n // len(seen[i]), 1, 1, 1)
+            view = None if seen is None else seen[i].repeat(n // max(len(seen[i]), 1), 1, 1, 1)
             for layer in group:
                 path, prior, posterior, divergence, own = layer(path, view, next(parts))
                 log_prior, log_posterior = log_prior + prior, log_posterior + posterior

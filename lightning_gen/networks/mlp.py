@@ -1,22 +1,12 @@
 """Perceptron generator and discriminator: any image shape."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import ImageSpec, check_positive
 from lightning_gen.networks.conditional import FeatureDiscriminator, check_conditional, last_of, require_labels
-from lightning_gen.spec import ImageSpec
-
-
-def check_positive(owner: object, **values: int) -> None:
-    """Raise InputError unless every value is a positive integer."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{type(owner).__name__}: {name} must be a positive integer, got {value!r}")
 
 
 def hidden_layers(

@@ -1,24 +1,21 @@
 """Quantizers: maps of real numbers become grids of codes, and gradients pass straight through."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_gen.errors import InputError
-from lightning_gen.networks.mlp import check_positive
+from lightning_gen.core import TrainingContext, check, check_above, check_at_least, check_positive
 
 EDGE = 2.0  # of what FSQ bounds: tanh is within 0.04 of its ends, far into the outermost rounding
 
 
 class Quantized(NamedTuple):
-    """What a quantizer makes of a map (B, D, h, w).
+    """Output of a quantizer for a feature map (B, D, h, w).
 
     Args:
         values: of the codes, (B, D, h, w); their gradient is taken for that of the map.
@@ -48,23 +45,13 @@ class Quantizer(nn.Module, ABC):
     def lookup(self, indices: Tensor) -> Tensor:
         """Return the values (B, D, h, w) of codes (B, h, w)."""
 
-    def learn(
-        self,
-        z: Tensor,
-        indices: Tensor,
-        generator: torch.Generator,
-        rank: int = 0,
-        world_size: int = 1,
-        mean_over_ranks: Callable[[Tensor], Tensor] = lambda value: value,
-    ) -> None:
+    def learn(self, z: Tensor, indices: Tensor, context: TrainingContext) -> None:
         """Adapt the codes to a training batch, in place and without gradients; nothing where none are learnt.
 
         Args:
             z: this rank's map (B, D, h, w), of which all ranks have equally many images.
             indices: its codes.
-            generator: the same on all ranks.
-            rank, world_size: this process's place.
-            mean_over_ranks: averages a tensor over all processes.
+            context: where training stands.
         """
 
 
@@ -118,12 +105,9 @@ class VectorQuantizer(Quantizer):
     ):
         super().__init__()
         check_positive(self, dim=dim, revive_after=revive_after)
-        if codes < 2:
-            raise InputError(f"VectorQuantizer: codes must be at least 2, got {codes}")
-        if not 0 <= commitment < math.inf:
-            raise InputError(f"VectorQuantizer: commitment must be at least 0 and finite, got {commitment}")
-        if not half_life > 0:
-            raise InputError(f"VectorQuantizer: half_life must be above 0 images, got {half_life}")
+        check_at_least(self, 2, codes=codes)
+        check_at_least(self, 0, commitment=commitment)
+        check_above(self, 0, half_life=half_life)
         self.codes = codes
         self.dim = dim
         self.commitment = commitment
@@ -145,46 +129,32 @@ class VectorQuantizer(Quantizer):
         return F.embedding(indices, self.codebook).movedim(-1, 1)
 
     @torch.no_grad()
-    def learn(
-        self,
-        z: Tensor,
-        indices: Tensor,
-        generator: torch.Generator,
-        rank: int = 0,
-        world_size: int = 1,
-        mean_over_ranks: Callable[[Tensor], Tensor] = lambda value: value,
-    ) -> None:
+    def learn(self, z: Tensor, indices: Tensor, context: TrainingContext) -> None:
         rows = z.movedim(1, -1).flatten(0, -2)
         chosen = rows.new_zeros(len(rows), self.codes).scatter_(1, indices.reshape(-1, 1), 1.0)
         # A product, not index_add_, whose order of sums on a GPU is another each time.
-        statistics = mean_over_ranks(chosen.T @ torch.cat([rows, rows.new_ones(len(rows), 1)], 1) / len(rows))
+        statistics = context.ranks.mean(chosen.T @ torch.cat([rows, rows.new_ones(len(rows), 1)], 1) / len(rows))
         sums, uses = statistics[:, :-1], statistics[:, -1]
-        images = len(z) * world_size
+        images = len(z) * context.ranks.count
         keep = 0.5 ** (images / self.half_life)
         share = keep * self.share + (1 - keep) * uses
         moved = (keep * self.share[:, None] * self.codebook + (1 - keep) * sums) / share[:, None]
         self.codebook.copy_(torch.where(uses[:, None] > 0, moved, self.codebook))
         self.share.copy_(share)
         self.unused.add_(images).masked_fill_(uses > 0, 0)
-        self._revive(rows, generator, rank, world_size, mean_over_ranks)
+        self._revive(rows, context)
 
-    def _revive(
-        self,
-        rows: Tensor,
-        generator: torch.Generator,
-        rank: int,
-        world_size: int,
-        mean_over_ranks: Callable[[Tensor], Tensor],
-    ) -> None:
+    def _revive(self, rows: Tensor, context: TrainingContext) -> None:
         dead = torch.nonzero(self.unused >= self.revive_after)[:, 0]
         if not len(dead):  # on all ranks alike
             return
-        places = torch.randperm(world_size * len(rows), generator=generator, device=rows.device)[: len(dead)]
+        generator, ranks = context.generator("revival"), context.ranks
+        places = torch.randperm(ranks.count * len(rows), generator=generator, device=generator.device)[: len(dead)]
         dead = dead[: len(places)]
-        own = places - rank * len(rows)
+        own = places - ranks.rank * len(rows)
         is_own = (own >= 0) & (own < len(rows))
         vectors = rows[own.clamp(0, len(rows) - 1)] * is_own[:, None]
-        self.codebook[dead] = mean_over_ranks(vectors) * world_size
+        self.codebook[dead] = ranks.sum(vectors)
         self.share[dead] = 1 / self.codes
         self.unused[dead] = 0
 
@@ -213,10 +183,10 @@ class FSQ(Quantizer):
 
     def __init__(self, levels: Sequence[int] = (8, 5, 5), commitment: float = 0.25):
         super().__init__()
-        if not levels or min(levels) < 2:
-            raise InputError(f"FSQ: levels must be at least 2 for each of at least one coordinate, got {list(levels)}")
-        if not 0 <= commitment < math.inf:
-            raise InputError(f"FSQ: commitment must be at least 0 and finite, got {commitment}")
+        check(
+            self, "levels", list(levels), min(levels, default=0) >= 2, "at least 2 for each of at least one coordinate"
+        )
+        check_at_least(self, 0, commitment=commitment)
         self.levels = tuple(levels)
         self.commitment = commitment
         self.dim = len(self.levels)

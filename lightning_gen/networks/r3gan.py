@@ -1,19 +1,15 @@
 """R3GAN's pair of residual networks without normalisation."""
 
-from __future__ import annotations
-
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import ImageSpec, InputError, check_positive
 from lightning_gen.networks.conditional import check_conditional, require_labels
 from lightning_gen.networks.dcgan import doublings
-from lightning_gen.networks.mlp import check_positive
 from lightning_gen.networks.resampling import Resample, channels_of
-from lightning_gen.spec import ImageSpec
 
 SLOPE = 0.2  # of every leaky rectifier
 GAIN = math.sqrt(2 / (1 + SLOPE**2))  # keeps the second moment of a rectified normal number

@@ -1,7 +1,5 @@
 """Residual generator and discriminator of spectrally normalised GANs, for square images."""
 
-from __future__ import annotations
-
 import itertools
 import math
 
@@ -9,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import ImageSpec, check, check_positive
 from lightning_gen.networks.conditional import (
     ConditionalBatchNorm2d,
     FeatureDiscriminator,
@@ -17,8 +15,6 @@ from lightning_gen.networks.conditional import (
     require_labels,
 )
 from lightning_gen.networks.dcgan import doublings
-from lightning_gen.networks.mlp import check_positive
-from lightning_gen.spec import ImageSpec
 
 LARGEST_LAST_MAP = 8
 PLAIN_BLOCKS = 2
@@ -32,8 +28,7 @@ def check_widths(owner: object, width: int, max_width: int | None) -> int:
     """
     bound = width if max_width is None else max_width
     check_positive(owner, width=width, max_width=bound)
-    if bound < width:
-        raise InputError(f"{type(owner).__name__}: max_width must be at least width ({width}), got {max_width}")
+    check(owner, "max_width", max_width, bound >= width, f"at least width ({width})")
     return bound
 
 

@@ -1,7 +1,5 @@
 """Spectral norms of a network's weights, to be read while or after it trains."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize

@@ -1,18 +1,16 @@
 """A small StyleGAN2: styles modulate the generator's convolutions; the discriminator is residual."""
 
-from __future__ import annotations
-
 import math
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_gen.core import ImageSpec, check_positive, normal
 from lightning_gen.networks.conditional import check_conditional, require_labels
 from lightning_gen.networks.dcgan import doublings
-from lightning_gen.networks.mlp import check_positive
 from lightning_gen.networks.resampling import Resample, channels_of, filter_matrix
-from lightning_gen.spec import ImageSpec
 
 SLOPE = 0.2  # of every leaky rectifier
 GAIN = math.sqrt(2)  # keeps the second moment of a rectified normal number
@@ -211,6 +209,20 @@ class ToImage(nn.Module):
         return torch.matmul(weight, x.flatten(2)).unflatten(2, x.shape[2:]) + self.bias[:, None, None]
 
 
+@runtime_checkable
+class HasStyles(Protocol):
+    """A generator of styles: images are ``synthesise(styles(z, labels), noise)`` with ``z, noise = split(latent)``.
+
+    Styles are (B, L, W), one for each of L layers; with ``psi`` below 1 they are drawn towards their mean.
+    """
+
+    def split(self, latent: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def styles(self, z: Tensor, labels: Tensor | None = None, psi: float = 1.0) -> Tensor: ...
+
+    def synthesise(self, w: Tensor, noise: Tensor | None = None) -> Tensor: ...
+
+
 class StyleGAN2Generator(nn.Module):
     r"""A constant map, doubled and convolved under styles, summed up as images (Karras et al. 2020, StyleGAN2).
 
@@ -220,7 +232,7 @@ class StyleGAN2Generator(nn.Module):
     All randomness comes through the latent: its first ``style_dim`` coordinates are z, the others are the noise maps n
     of all layers (``noise_dim`` of them, 0 without noise), so that :meth:`forward` is a pure function. It is
     ``synthesise(styles(z, labels), noise)``, the parts that a path-length penalty wants. Only the direction of z
-    counts: a sampler's temperature acts on the noise alone, and its ``psi`` truncates styles, see :meth:`styles`.
+    counts: a sampler's temperature acts on the noise alone, and a StyleSampler's ``psi`` truncates styles.
 
     Images are linear, without tanh, and may leave [-1, 1]. Learning rates are equalised (weights N(0, 1), scaled when
     used; the mapping network's rate times 0.01), so that one rate serves all: the paper takes Adam with 2e-3 and betas
@@ -301,8 +313,7 @@ class StyleGAN2Generator(nn.Module):
         Computed when asked for, in place of the moving average of the paper: it has no state that training could leave
         behind the weights, and an averaged copy of the network has the mean that is its own.
         """
-        z = torch.randn(n, self.style_dim, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
-        z = z.to(self.constant)
+        z = normal(n, self.style_dim, generator=torch.Generator().manual_seed(0)).to(self.constant)
         if not self.conditional:
             return self.mapping(z, None).mean(0, keepdim=True)
         classes = torch.arange(self.mapping.num_classes, device=z.device)

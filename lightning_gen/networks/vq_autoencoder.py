@@ -1,25 +1,19 @@
 """Encoders onto a grid of vectors, and decoders from one."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import ImageSpec, InputError, check_at_least, check_positive, check_within
 from lightning_gen.networks.autoencoder import ResidualUnit
-from lightning_gen.networks.mlp import check_positive
-from lightning_gen.spec import ImageSpec
 
 
 def check_grid(owner: nn.Module, spec: ImageSpec, halvings: int, depth: int, dropout: float) -> None:
     """Raise InputError for numbers out of range, or sides that cannot be halved so often."""
-    name = type(owner).__name__
-    if halvings < 0 or depth < 0:
-        raise InputError(f"{name}: halvings and depth must be at least 0, got {halvings} and {depth}")
-    if not 0 <= dropout < 1:
-        raise InputError(f"{name}: dropout must be in [0, 1), got {dropout}")
+    check_at_least(owner, 0, halvings=halvings, depth=depth)
+    check_within(owner, "[0, 1)", dropout=dropout)
     if spec.height % 2**halvings or spec.width % 2**halvings:
         raise InputError(
-            f"{name}: sides of {spec.height}x{spec.width} cannot be halved {halvings} times: give fewer halvings"
+            f"{type(owner).__name__}: sides of {spec.height}x{spec.width} cannot be halved {halvings} times: give "
+            "fewer halvings"
         )
 
 
@@ -68,7 +62,7 @@ class GridDecoder(nn.Module):
     Args:
         spec: images of any shape whose sides can be halved so often.
         inputs: numbers for each place of the grid.
-        planes: numbers for each place of the image.
+        out_channels: numbers for each place of the image.
         halvings: how often the sides are doubled.
         width: channels of all maps.
         depth: residual units on the grid; 0 for plain convolutions.
@@ -82,21 +76,21 @@ class GridDecoder(nn.Module):
         self,
         spec: ImageSpec,
         inputs: int,
-        planes: int,
+        out_channels: int,
         halvings: int = 2,
         width: int = 64,
         depth: int = 2,
         dropout: float = 0.0,
     ):
         super().__init__()
-        check_positive(self, inputs=inputs, planes=planes, width=width)
+        check_positive(self, inputs=inputs, out_channels=out_channels, width=width)
         check_grid(self, spec, halvings, depth, dropout)
         layers: list[nn.Module] = [nn.Conv2d(inputs, width, 3, padding=1), nn.Dropout(dropout)]
         layers += [ResidualUnit(width) for _ in range(depth)]
         for _ in range(halvings):
             layers += [nn.SiLU(), nn.ConvTranspose2d(width, width, 4, stride=2, padding=1)]
-        self.net = nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(width, planes, 3, padding=1))
+        self.net = nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(width, out_channels, 3, padding=1))
 
     def forward(self, grid: Tensor) -> Tensor:
-        """Map a grid (B, inputs, h, w) to (B, planes, H, W)."""
+        """Map a grid (B, inputs, h, w) to (B, out_channels, H, W)."""
         return self.net(grid)

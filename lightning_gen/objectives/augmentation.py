@@ -1,7 +1,5 @@
 """Random changes of what the critic sees, differentiable, so that it cannot learn small data sets by heart."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -10,10 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_gen.draw import Draw
-from lightning_gen.errors import InputError
-from lightning_gen.objectives.precision import at_least_float32
-from lightning_gen.spec import ImageSpec
+from lightning_gen.core import (
+    Draws,
+    ImageSpec,
+    InputError,
+    Ranks,
+    TrainingContext,
+    at_least_float32,
+    check,
+    check_positive,
+    check_within,
+)
 
 
 class CriticAugmentation(nn.Module, ABC):
@@ -24,29 +29,33 @@ class CriticAugmentation(nn.Module, ABC):
     """
 
     @abstractmethod
-    def forward(self, images: Tensor, draw: Draw) -> Tensor:
+    def forward(self, images: Tensor, draws: Draws) -> Tensor:
         """Return changed unit images (B, C, H, W), of the same shape and type.
 
-        All chance comes from ``draw``, in an order that does not depend on the images: equal draws give image i of two
+        All chance comes from ``draws``, in an order that does not depend on the images: equal draws give image i of two
         batches the same change.
         """
 
-    def observe(self, realness: Tensor, images: int, mean: Callable[[Tensor], Tensor]) -> None:
-        """Take note of a critic step, called once after each.
+    def observe(self, realness: Tensor, ranks: Ranks) -> dict[str, Tensor]:
+        """Take note of a critic step, called once after each, and return figures for logs.
 
         Args:
             realness: :meth:`AdversarialLoss.realness` (B,) of this rank, detached.
-            images: real images of the global batch.
-            mean: average of a detached tensor over ranks.
+            ranks: this process among the others.
         """
-
-    @property
-    def strength(self) -> float | Tensor | None:
-        """How strong the changes are at present, for logs; None where that does not vary."""
-        return None
+        return {}
 
     def check(self, spec: ImageSpec) -> None:
         """Raise InputError if this cannot be applied to images of ``spec``."""
+
+
+def augmenter(
+    augmentation: CriticAugmentation | None, context: TrainingContext, purpose: str
+) -> Callable[[Tensor], Tensor]:
+    """Return an augmentation of images (B, C, H, W), the same for the i-th image of every batch."""
+    if augmentation is None:
+        return lambda images: images
+    return lambda images: augmentation(images, context.draws(purpose, len(images)))
 
 
 def check_names(owner: object, argument: str, names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
@@ -55,14 +64,11 @@ def check_names(owner: object, argument: str, names: Sequence[str], known: Seque
     Raises:
         InputError: for none, an unknown or a repeated name.
     """
-    what = f"{type(owner).__name__}: {argument}"
-    if isinstance(names, str) or not names:
-        raise InputError(f"{what} must list some of {', '.join(known)}, got {names!r}")
+    among = ", ".join(known)
+    check(owner, argument, names, bool(names) and not isinstance(names, str), f"a list of some of {among}")
     for name in names:
-        if name not in known:
-            raise InputError(f"{what} must be among {', '.join(known)}, got {name!r}")
-    if len(set(names)) < len(names):
-        raise InputError(f"{what} must name each only once, got {', '.join(names)}")
+        check(owner, argument, name, name in known, f"among {among}")
+    check(owner, argument, list(names), len(set(names)) == len(names), "without repetitions")
     return tuple(names)
 
 
@@ -106,17 +112,11 @@ class DiffAugment(CriticAugmentation):
     ):
         super().__init__()
         self.policy = check_names(self, "policy", policy, ("colour", "translation", "cutout"))
-        for name, value, low, high in (
-            ("brightness", brightness, 0, 2),
-            ("saturation", saturation, 0, 1),
-            ("contrast", contrast, 0, 1),
-            ("fill", fill, -1, 1),
-        ):
-            if not low <= value <= high:
-                raise InputError(f"DiffAugment: {name} must be {low} to {high}, got {value}")
+        check_within(self, "[0, 2]", brightness=brightness)
+        check_within(self, "[0, 1]", saturation=saturation, contrast=contrast)
+        check_within(self, "[-1, 1]", fill=fill)
         for name, value in (("translation", translation), ("cutout", cutout)):
-            if not 0 < value < 1:
-                raise InputError(f"DiffAugment: {name} must be a share of the side above 0 and below 1, got {value}")
+            check(self, name, value, 0 < value < 1, "a share of the side above 0 and below 1")
         self.brightness = brightness
         self.saturation = saturation
         self.contrast = contrast
@@ -133,14 +133,14 @@ class DiffAugment(CriticAugmentation):
                     "images: raise it, or leave it out of policy"
                 )
 
-    def forward(self, images: Tensor, draw: Draw) -> Tensor:
+    def forward(self, images: Tensor, draws: Draws) -> Tensor:
         steps = {"colour": self.change_colour, "translation": self.move, "cutout": self.cut_out}
         for name in self.policy:
-            images = steps[name](images, draw)
+            images = steps[name](images, draws)
         return images
 
-    def change_colour(self, images: Tensor, draw: Draw) -> Tensor:
-        numbers = draw.uniform(3).to(images.dtype).mul(2).sub(1)
+    def change_colour(self, images: Tensor, draws: Draws) -> Tensor:
+        numbers = draws.uniform(3).to(images.dtype).mul(2).sub(1)
         brightness, saturation, contrast = numbers.view(-1, 3, 1, 1, 1).unbind(1)
         images = images + self.brightness * brightness
         if images.shape[1] > 1:
@@ -149,8 +149,8 @@ class DiffAugment(CriticAugmentation):
         mean = images.mean((1, 2, 3), keepdim=True)
         return mean + (1 + self.contrast * contrast) * (images - mean)
 
-    def move(self, images: Tensor, draw: Draw) -> Tensor:
-        numbers = draw.uniform(2).unbind(1)
+    def move(self, images: Tensor, draws: Draws) -> Tensor:
+        numbers = draws.uniform(2).unbind(1)
         for dim, number in zip((2, 3), numbers, strict=True):
             side = images.shape[dim]
             most = pixels(self.translation, side)
@@ -163,9 +163,9 @@ class DiffAugment(CriticAugmentation):
             images = torch.where((source >= 0) & (source < side), moved, self.fill)
         return images
 
-    def cut_out(self, images: Tensor, draw: Draw) -> Tensor:
+    def cut_out(self, images: Tensor, draws: Draws) -> Tensor:
         hole = torch.ones((), dtype=torch.bool, device=images.device)
-        for dim, number in zip((2, 3), draw.uniform(2).unbind(1), strict=True):
+        for dim, number in zip((2, 3), draws.uniform(2).unbind(1), strict=True):
             side = images.shape[dim]
             size = pixels(self.cutout, side)
             centre = number.mul(side + (1 - size % 2)).long()
@@ -240,15 +240,10 @@ class ADA(CriticAugmentation):
     ):
         super().__init__()
         self.operations = check_names(self, "operations", operations, GEOMETRY + COLOUR)
-        if target is not None and not -1 <= target <= 1:
-            raise InputError(f"ADA: target must be -1 to 1 (or null), got {target}")
-        for name, value in (("adjust_images", adjust_images), ("interval", interval)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"ADA: {name} must be a positive integer, got {value!r}")
-        if not 0 <= maximum <= 1:
-            raise InputError(f"ADA: maximum must be a probability between 0 and 1, got {maximum}")
-        if not 0 <= initial <= maximum:
-            raise InputError(f"ADA: initial must be between 0 and maximum ({maximum}), got {initial}")
+        check(self, "target", target, target is None or -1 <= target <= 1, "in [-1, 1] (or null)")
+        check_positive(self, adjust_images=adjust_images, interval=interval)
+        check(self, "maximum", maximum, 0 <= maximum <= 1, "a probability between 0 and 1")
+        check(self, "initial", initial, 0 <= initial <= maximum, f"between 0 and maximum ({maximum})")
         self.target = target
         self.adjust_images = adjust_images
         self.interval = interval
@@ -258,11 +253,6 @@ class ADA(CriticAugmentation):
         self.register_buffer("signs", torch.tensor(0.0))  # sum over the steps since the last move
         self.register_buffer("steps", torch.tensor(0))
         self.register_buffer("images", torch.tensor(0))
-
-    @property
-    def strength(self) -> Tensor:
-        """The probability p, a scalar."""
-        return self.p.clone()  # the buffer itself goes on changing
 
     def check(self, spec: ImageSpec) -> None:
         """Raise InputError for images that are neither grey nor RGB, where a colour operation is in use."""
@@ -274,12 +264,16 @@ class ADA(CriticAugmentation):
             )
 
     @torch.no_grad()
-    def observe(self, realness: Tensor, images: int, mean: Callable[[Tensor], Tensor]) -> None:
-        if self.target is None:
-            return
-        self.signs += mean(realness.float().sign().mean())
+    def observe(self, realness: Tensor, ranks: Ranks) -> dict[str, Tensor]:
+        if self.target is not None:
+            self.move(realness, ranks)
+        return {"augmentation_strength": self.p.clone()}  # the buffer itself goes on changing
+
+    def move(self, realness: Tensor, ranks: Ranks) -> None:
+        """Move p, where it is time."""
+        self.signs += ranks.mean(realness.float().sign().mean())
         self.steps += 1
-        self.images += images
+        self.images += len(realness) * ranks.count
         # Decided on the device: asking whether it is time would make the host wait at every step.
         due = self.steps == self.interval
         move = (self.signs / self.steps - self.target).sign() * self.images / self.adjust_images
@@ -287,10 +281,10 @@ class ADA(CriticAugmentation):
         for total in (self.signs, self.steps, self.images):
             total.mul_(~due)
 
-    def forward(self, images: Tensor, draw: Draw) -> Tensor:
+    def forward(self, images: Tensor, draws: Draws) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):
             # All numbers at once, whichever operations are in use: two copies to the device instead of twenty.
-            uniform, normal = iter(draw.uniform(21).unbind(1)), iter(draw.normal(7).unbind(1))
+            uniform, normal = iter(draws.uniform(21).unbind(1)), iter(draws.normal(7).unbind(1))
             changed = at_least_float32(images)
             changed = self.change_geometry(changed, uniform, normal)
             changed = self.change_colour(changed, uniform, normal)

@@ -1,12 +1,11 @@
 """The class term of a critic that also classifies."""
 
-from __future__ import annotations
-
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_gen.errors import InputError
-from lightning_gen.objectives.precision import at_least_float32
+from lightning_gen.core import ImageSpec, InputError, at_least_float32, check_at_least, evaluating
+from lightning_gen.objectives.adversarial import CriticTerms, GeneratorTerms
 
 
 class AuxiliaryClassifier:
@@ -29,20 +28,41 @@ class AuxiliaryClassifier:
     """
 
     def __init__(self, weight: float = 1.0, generator_weight: float = 1.0, fake_weight: float = 1.0):
-        for name, value in (("weight", weight), ("generator_weight", generator_weight), ("fake_weight", fake_weight)):
-            if not 0 <= value < float("inf"):  # refuses nan, too
-                raise InputError(f"AuxiliaryClassifier: {name} must be at least 0, got {value}")
+        check_at_least(self, 0, weight=weight, generator_weight=generator_weight, fake_weight=fake_weight)
         self.weight = weight
         self.generator_weight = generator_weight
         self.fake_weight = fake_weight
 
-    def critic(self, real_logits: Tensor, fake_logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the term (B,) of the critic's loss, from logits (B, K) of real and generated images of ``labels``."""
-        return self.weight * nats(real_logits, labels) + self.fake_weight * nats(fake_logits, labels)
+    def check(self, spec: ImageSpec, critic: nn.Module, conditional: bool) -> None:
+        """Raise InputError for images without classes, a critic that does not classify them, or samples without any."""
+        name = type(critic).__name__
+        if not spec.num_classes:
+            raise InputError("AuxiliaryClassifier needs labelled images, and these have no classes")
+        if not hasattr(critic, "scores_and_logits"):
+            raise InputError(
+                f"AuxiliaryClassifier needs a discriminator with a classifier head, and {name} has none: give it "
+                "classifier: true, or take one that has"
+            )
+        if not conditional and (self.fake_weight or self.generator_weight):
+            raise InputError(
+                "AuxiliaryClassifier judges classes of generated images, which the generator draws without: make it "
+                "conditional, or set fake_weight and generator_weight to 0"
+            )
+        with evaluating(critic):
+            _, logits = critic.scores_and_logits(torch.zeros(2, *spec.shape), torch.zeros(2, dtype=torch.int64))
+        if logits.shape != (2, spec.num_classes):
+            raise InputError(
+                f"{name} must give one logit per class, (B, {spec.num_classes}), and gave {tuple(logits.shape)}"
+            )
 
-    def generator(self, fake_logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the term (B,) of the generator's loss, from logits (B, K) of images generated for ``labels``."""
-        return self.generator_weight * nats(fake_logits, labels)
+    def critic(self, terms: CriticTerms) -> Tensor:
+        """Return the term (B,) of the critic's loss."""
+        (_, real), (_, fake) = terms.real_judgement, terms.fake_judgement
+        return self.weight * nats(real, terms.labels) + self.fake_weight * nats(fake, terms.labels)
+
+    def generator(self, terms: GeneratorTerms) -> Tensor:
+        """Return the term (B,) of the generator's loss."""
+        return self.generator_weight * nats(terms.fake_judgement[1], terms.labels)
 
 
 def nats(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,67 +1,28 @@
 """Penalties on the critic and on the generator: lazy, scaled, and gradients always in float32."""
 
-from __future__ import annotations
-
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
-from lightning_gen.draw import Draw
-from lightning_gen.errors import InputError
+from lightning_gen.core import (
+    Draws,
+    ImageSpec,
+    InputError,
+    TrainingContext,
+    at_least_float32,
+    check_above,
+    check_at_least,
+    check_positive,
+    check_within,
+)
+from lightning_gen.networks import HasStyles
+from lightning_gen.objectives.adversarial import CriticTerms, GeneratorTerms
 from lightning_gen.objectives.augmentation import CriticAugmentation, DiffAugment
-from lightning_gen.objectives.precision import at_least_float32
-
-
-class CriticStep(NamedTuple):
-    """What a penalty on the critic may look at: one critic step, on one rank."""
-
-    critic: nn.Module
-    """(unit images (B, C, H, W), labels) -> scores (B,)."""
-    real: Tensor
-    """Real unit images (B, C, H, W) as the critic saw them, augmented."""
-    fake: Tensor
-    """Generated unit images (B, C, H, W) as the critic saw them, detached from the generator."""
-    labels: Tensor | None
-    """Classes (B,) of both."""
-    real_scores: Tensor
-    """Scores (B,) of ``real``, float32, attached to the critic's graph."""
-    fake_scores: Tensor
-    """Scores (B,) of ``fake``, float32, attached to the critic's graph."""
-    draw: Draw
-    """This step's chance."""
-    mean: Callable[[Tensor], Tensor]
-    """Average of a detached tensor over ranks; every rank must call it equally often."""
-
-    @property
-    def network(self) -> nn.Module:
-        """The network that is penalised."""
-        return self.critic
-
-
-class GeneratorStep(NamedTuple):
-    """What a penalty on the generator may look at: one generator step, on one rank."""
-
-    generator: nn.Module
-    """(latent (B, latent_dim), labels) -> unit images (B, C, H, W)."""
-    latent: Tensor
-    """Latents (B, latent_dim)."""
-    labels: Tensor | None
-    """Classes (B,)."""
-    draw: Draw
-    """This step's chance."""
-    mean: Callable[[Tensor], Tensor]
-    """Average of a detached tensor over ranks; every rank must call it equally often."""
-
-    @property
-    def network(self) -> nn.Module:
-        """The network that is penalised."""
-        return self.generator
 
 
 class LazyPenalty(nn.Module, ABC):
@@ -83,35 +44,38 @@ class LazyPenalty(nn.Module, ABC):
 
     def __init__(self, weight: float = 1.0, every: int = 1):
         super().__init__()
-        self.refuse(not 0 <= weight < math.inf, f"weight must be at least 0, got {weight}")  # nan, too
-        whole = isinstance(every, int) and not isinstance(every, bool)
-        self.refuse(not whole or every < 1, f"every must be a whole number of steps, at least 1, got {every!r}")
+        check_at_least(self, 0, weight=weight)
+        check_positive(self, every=every)
         self.weight = weight
         self.every = every
-
-    def refuse(self, condition: bool, reason: str) -> None:
-        """Raise InputError with the penalty's name and ``reason`` where ``condition`` holds."""
-        if condition:
-            raise InputError(f"{type(self).__name__}: {reason}")
 
     def is_due(self, step: int) -> bool:
         """Whether the step of this number (from 0) of the penalised network carries the penalty."""
         return step % self.every == 0
 
-    def forward(self, step: CriticStep | GeneratorStep) -> Tensor:
+    def forward(self, terms: CriticTerms, context: TrainingContext) -> Tensor:
         """Return ``every * weight * value``, per sample (B,) or a scalar ()."""
-        return self.every * self.weight * self.value(step)
+        return self.every * self.weight * self.value(terms, context)
 
     @abstractmethod
-    def value(self, step: CriticStep | GeneratorStep) -> Tensor:
-        """Return the unweighted penalty, per sample (B,) or, where it is not about samples, a scalar ()."""
+    def value(self, terms: CriticTerms, context: TrainingContext) -> Tensor:
+        """Return the unweighted penalty, per sample (B,) or, where it is not about samples, a scalar ().
 
-    def check(self, network: nn.Module) -> None:
-        """Raise InputError if this cannot work with that network."""
+        Args:
+            terms: of this step, see :class:`CriticTerms`.
+            context: where training stands; it has random numbers, and means over ranks.
+        """
+
+    def draws(self, context: TrainingContext, n: int) -> Draws:
+        """Return this penalty's random numbers of the step, for ``n`` images."""
+        return context.draws(f"penalties/{type(self).__name__}", n)
+
+    def check(self, network: nn.Module, spec: ImageSpec) -> None:
+        """Raise InputError if this cannot work with that network on these images."""
 
 
 class Penalty(LazyPenalty):
-    """A term of the critic's loss; :meth:`value` gets a :class:`CriticStep`.
+    """A term of the critic's loss.
 
     Gradient penalties take the gradient of the sum of the scores with respect to each image, which is each image's own
     only where a score depends on its own image alone. Batch norm in the critic breaks that; it is not refused.
@@ -119,7 +83,39 @@ class Penalty(LazyPenalty):
 
 
 class GeneratorPenalty(LazyPenalty):
-    """A term of the generator's loss; :meth:`value` gets a :class:`GeneratorStep`."""
+    """A term of the generator's loss; its terms are :class:`GeneratorTerms`."""
+
+
+class Penalties(nn.ModuleList):
+    """The penalties of one network.
+
+    Args:
+        penalties: of which copies are taken: some keep running means, which belong to one model alone.
+        named: penalties of the same model whose names are taken. A name is the class in small letters, from the second
+            of a class on with a number.
+    """
+
+    def __init__(self, penalties: Sequence[LazyPenalty] = (), named: Sequence[LazyPenalty] = ()):
+        super().__init__(copy.deepcopy(list(penalties)))
+        kinds = [type(each).__name__.lower() for each in (*named, *penalties)]
+        counts = [kinds[: i + 1].count(kind) for i, kind in enumerate(kinds)]
+        names = [kind if count == 1 else f"{kind}_{count}" for kind, count in zip(kinds, counts, strict=True)]
+        self.names = names[len(named) :]
+
+    def due(self, terms: CriticTerms, context: TrainingContext, step: int) -> dict[str, Tensor]:
+        """Return the terms of the loss that are due at the step of this number, scalars by name."""
+        pairs = zip(self.names, self, strict=True)
+        return {name: penalty(terms, context).mean() for name, penalty in pairs if penalty.is_due(step)}
+
+    @property
+    def differentiates_twice(self) -> bool:
+        """Whether any of them contains a gradient."""
+        return any(penalty.differentiates_twice for penalty in self)
+
+    def check(self, network: nn.Module, spec: ImageSpec) -> None:
+        """Raise InputError if one of them cannot work with that network on these images."""
+        for penalty in self:
+            penalty.check(network, spec)
 
 
 def image_gradient(critic: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
@@ -174,8 +170,8 @@ class R1(Penalty):
 
     differentiates_twice = True
 
-    def value(self, step: CriticStep) -> Tensor:
-        return image_gradient(step.critic, step.real, step.labels).square().sum(1) / 2
+    def value(self, terms: CriticTerms, context: TrainingContext) -> Tensor:
+        return image_gradient(terms.critic, terms.real_images, terms.labels).square().sum(1) / 2
 
 
 class R2(Penalty):
@@ -183,8 +179,8 @@ class R2(Penalty):
 
     differentiates_twice = True
 
-    def value(self, step: CriticStep) -> Tensor:
-        return image_gradient(step.critic, step.fake, step.labels).square().sum(1) / 2
+    def value(self, terms: CriticTerms, context: TrainingContext) -> Tensor:
+        return image_gradient(terms.critic, terms.fake_images, terms.labels).square().sum(1) / 2
 
 
 class WGANGP(Penalty):
@@ -208,14 +204,14 @@ class WGANGP(Penalty):
 
     def __init__(self, weight: float = 10.0, every: int = 1, target: float = 1.0):
         super().__init__(weight, every)
-        self.refuse(not 0 <= target < math.inf, f"target must be at least 0, got {target}")
+        check_at_least(self, 0, target=target)
         self.target = target
 
-    def value(self, step: CriticStep) -> Tensor:
-        real, fake = at_least_float32(step.real), at_least_float32(step.fake)
-        share = step.draw.uniform(1).to(real.dtype).view(-1, 1, 1, 1)
+    def value(self, terms: CriticTerms, context: TrainingContext) -> Tensor:
+        real, fake = at_least_float32(terms.real_images), at_least_float32(terms.fake_images)
+        share = self.draws(context, len(real)).uniform(1, 1, 1).to(real.dtype)
         between = share * real + (1 - share) * fake
-        return (norm(image_gradient(step.critic, between, step.labels)) - self.target).square()
+        return (norm(image_gradient(terms.critic, between, terms.labels)) - self.target).square()
 
 
 class DRAGAN(Penalty):
@@ -242,16 +238,16 @@ class DRAGAN(Penalty):
 
     def __init__(self, weight: float = 10.0, every: int = 1, target: float = 1.0, std: float = 0.2):
         super().__init__(weight, every)
-        self.refuse(not 0 <= target < math.inf, f"target must be at least 0, got {target}")
-        self.refuse(not 0 < std < math.inf, f"std must be above 0, got {std}")
+        check_at_least(self, 0, target=target)
+        check_above(self, 0, std=std)
         self.target = target
         self.std = std
 
-    def value(self, step: CriticStep) -> Tensor:
-        real = at_least_float32(step.real)
-        noise = step.draw.normal(real[0].numel()).to(real.dtype).view_as(real)
+    def value(self, terms: CriticTerms, context: TrainingContext) -> Tensor:
+        real = at_least_float32(terms.real_images)
+        noise = self.draws(context, len(real)).normal(*real.shape[1:]).to(real.dtype)
         around = real + self.std * noise
-        return (norm(image_gradient(step.critic, around, step.labels)) - self.target).square()
+        return (norm(image_gradient(terms.critic, around, terms.labels)) - self.target).square()
 
 
 class LeCam(Penalty):
@@ -277,17 +273,17 @@ class LeCam(Penalty):
 
     def __init__(self, weight: float = 0.1, every: int = 1, decay: float = 0.99):
         super().__init__(weight, every)
-        self.refuse(not 0 <= decay < 1, f"decay must be at least 0 and below 1, got {decay}")
+        check_within(self, "[0, 1)", decay=decay)
         self.decay = decay
         # Averages, from 0, of the mean real score, the mean fake score, and 1 (which the others are divided by).
         self.register_buffer("averages", torch.zeros(3))
 
-    def value(self, step: CriticStep) -> Tensor:
-        means = torch.stack([step.real_scores.detach().mean(), step.fake_scores.detach().mean()])
-        means = step.mean(means).to(self.averages.dtype)
+    def value(self, terms: CriticTerms, context: TrainingContext) -> Tensor:
+        means = torch.stack([terms.real.detach().mean(), terms.fake.detach().mean()])
+        means = context.ranks.mean(means).to(self.averages.dtype)
         self.averages.lerp_(torch.cat([means, means.new_ones(1)]), 1 - self.decay)
-        real_anchor, fake_anchor = (self.averages[:2] / self.averages[2]).to(step.real_scores.dtype)
-        return (step.real_scores - fake_anchor).square() + (step.fake_scores - real_anchor).square()
+        real_anchor, fake_anchor = (self.averages[:2] / self.averages[2]).to(terms.real.dtype)
+        return (terms.real - fake_anchor).square() + (terms.fake - real_anchor).square()
 
 
 class Consistency(Penalty):
@@ -316,19 +312,23 @@ class Consistency(Penalty):
         fake_weight: float = 0.0,
     ):
         super().__init__(weight, every)
-        self.refuse(not 0 <= fake_weight < math.inf, f"fake_weight must be at least 0, got {fake_weight}")
+        check_at_least(self, 0, fake_weight=fake_weight)
         self.augmentation = augmentation or DiffAugment(policy=("translation",), fill=-1.0)
         self.fake_weight = fake_weight
 
-    def value(self, step: CriticStep) -> Tensor:
-        value = self.change(step, step.real, step.real_scores)
-        if self.fake_weight:
-            value = value + self.fake_weight * self.change(step, step.fake, step.fake_scores)
-        return value
+    def check(self, network: nn.Module, spec: ImageSpec) -> None:
+        """Raise InputError for images that T cannot be applied to."""
+        self.augmentation.check(spec)
 
-    def change(self, step: CriticStep, images: Tensor, scores: Tensor) -> Tensor:
-        """Return the squared change (B,) of the ``scores`` of ``images``."""
-        return (scores - step.critic(self.augmentation(images, step.draw), step.labels).to(scores.dtype)).square()
+    def value(self, terms: CriticTerms, context: TrainingContext) -> Tensor:
+        draws = self.draws(context, len(terms.real))
+
+        def change(images: Tensor, scores: Tensor) -> Tensor:
+            changed = terms.critic(self.augmentation(images, draws), terms.labels)
+            return (scores - changed.to(scores.dtype)).square()
+
+        value = change(terms.real_images, terms.real)
+        return value + self.fake_weight * change(terms.fake_images, terms.fake) if self.fake_weight else value
 
 
 class OrthogonalRegularisation(Penalty, GeneratorPenalty):
@@ -351,12 +351,15 @@ class OrthogonalRegularisation(Penalty, GeneratorPenalty):
     def __init__(self, weight: float = 1e-4, every: int = 1):
         super().__init__(weight, every)
 
-    def check(self, network: nn.Module) -> None:
+    def check(self, network: nn.Module, spec: ImageSpec) -> None:
         """Raise InputError for a network without such weights."""
-        self.refuse(not weight_matrices(network), f"{type(network).__name__} has no weight matrices to make orthogonal")
+        if not weight_matrices(network):
+            raise InputError(
+                f"{type(self).__name__}: {type(network).__name__} has no weight matrices to make orthogonal"
+            )
 
-    def value(self, step: CriticStep | GeneratorStep) -> Tensor:
-        matrices = weight_matrices(step.network)
+    def value(self, terms: CriticTerms, context: TrainingContext) -> Tensor:
+        matrices = weight_matrices(terms.network)
         with torch.autocast(matrices[0].device.type, enabled=False):
             grams = [at_least_float32(matrix) @ at_least_float32(matrix).T for matrix in matrices]
             return torch.stack([(gram - gram.diagonal().diag()).square().sum() for gram in grams]).sum()
@@ -410,28 +413,27 @@ class PathLength(GeneratorPenalty):
 
     def __init__(self, weight: float = 2.0, every: int = 4, decay: float = 0.01):
         super().__init__(weight, every)
-        self.refuse(not 0 < decay <= 1, f"decay must be above 0 and at most 1, got {decay}")
+        check_within(self, "(0, 1]", decay=decay)
         self.decay = decay
         self.register_buffer("average", torch.zeros(()))
 
-    def check(self, generator: nn.Module) -> None:
+    def check(self, network: nn.Module, spec: ImageSpec) -> None:
         """Raise InputError for a generator without styles."""
-        missing = [name for name in ("split", "styles", "synthesise") if not callable(getattr(generator, name, None))]
-        self.refuse(
-            bool(missing),
-            f"{type(generator).__name__} has no method {' or '.join(missing)}: it needs a generator with styles, "
-            "such as StyleGAN2Generator",
-        )
+        if not isinstance(network, HasStyles):
+            raise InputError(
+                f"PathLength: {type(network).__name__} has no styles, split(), styles() and synthesise(): it needs a "
+                "generator that has, such as StyleGAN2Generator"
+            )
 
-    def value(self, step: GeneratorStep) -> Tensor:
-        latent = at_least_float32(step.latent.detach())
+    def value(self, terms: GeneratorTerms, context: TrainingContext) -> Tensor:
+        latent = at_least_float32(terms.latent.detach())
         with torch.autocast(latent.device.type, enabled=False), torch.enable_grad():
-            z, noise = step.generator.split(latent)
-            styles = step.generator.styles(z, step.labels)
-            images = step.generator.synthesise(styles, noise)
-            direction = step.draw.normal(images[0].numel()).to(images.dtype).view_as(images)
+            z, noise = terms.generator.split(latent)
+            styles = terms.generator.styles(z, terms.labels)
+            images = terms.generator.synthesise(styles, noise)
+            direction = self.draws(context, len(images)).normal(*images.shape[1:]).to(images.dtype)
             direction = direction / math.sqrt(images.shape[2] * images.shape[3])
             (gradient,) = torch.autograd.grad((images * direction).sum(), styles, create_graph=True)
             lengths = norm(gradient.flatten(1)) / math.sqrt(styles.shape[1])
-        self.average.lerp_(step.mean(lengths.detach().mean()).to(self.average.dtype), self.decay)
+        self.average.lerp_(context.ranks.mean(lengths.detach().mean()).to(self.average.dtype), self.decay)
         return (lengths - self.average.to(lengths.dtype)).square()

@@ -1,48 +1,84 @@
 """Objectives of latent variable models with an encoder: bounds on log p(x), and what is trained in their place."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError, TrainingContext, check_at_least
+from lightning_gen.distributions import Posterior, Prior
 
 
-@dataclass(eq=False)
 class Terms:
-    r"""What an encoder and a decoder say of a batch of B images, with K latents of D dimensions each.
+    r"""What an encoder and a decoder say of B images, with K latents of D numbers each.
+
+    Each term is computed when an objective first asks for it.
 
     Args:
-        log_conditional: :math:`\log p(x \mid z_k)`, nats (K, B).
-        log_prior: :math:`\log p(z_k)`, nats (K, B), or None where nobody asked for densities, since ``kl`` is known.
-        log_posterior: :math:`\log q(z_k \mid x)`, nats (K, B), or None with ``log_prior``.
+        posterior: :math:`q(z \mid x)`.
+        prior: :math:`p(z)`.
+        theta: output of the encoder, (B, outputs).
+        noise: standard normal (K, B, D), of which the latents are made.
+
+    Attributes:
         latent: :math:`z_k`, (K, B, D), on the path of all gradients.
-        kl: :math:`\mathrm{KL}(q(z_d \mid x) \,\|\, p(z_d))` in closed form, (B, D), or None where there is none.
-        moments: mean and log variance of a diagonal :math:`q(z \mid x)`, each (B, D), if the objective asked for them.
-        images_seen: when the step began.
-        num_images: size of the training part.
-        prior_draw: latents (B, D) of the prior, if the objective asked for them.
-        mean_over_ranks: averages a detached tensor over all processes.
+        log_conditional: :math:`\log p(x \mid z_k)`, nats (K, B); set by the model.
     """
 
     log_conditional: Tensor
-    log_prior: Tensor | None
-    log_posterior: Tensor | None
-    latent: Tensor
-    kl: Tensor | None = None
-    moments: tuple[Tensor, Tensor] | None = None
-    images_seen: int = 0
-    num_images: int = 1
-    prior_draw: Tensor | None = None
-    mean_over_ranks: Callable[[Tensor], Tensor] = lambda value: value
+
+    def __init__(self, posterior: Posterior, prior: Prior, theta: Tensor, noise: Tensor):
+        self.posterior, self.prior, self.theta = posterior, prior, theta
+        self.latent, self._log_density = posterior.draw(theta, noise)
 
     @cached_property
+    def log_prior(self) -> Tensor:
+        r""":math:`\log p(z_k)`, nats (K, B)."""
+        return self.prior.log_prob(self.latent)
+
+    @cached_property
+    def log_posterior(self) -> Tensor:
+        r""":math:`\log q(z_k \mid x)`, nats (K, B)."""
+        return self._log_density()
+
+    @cached_property
+    def detached_log_posterior(self) -> Tensor:
+        """The same, with a gradient by the latents alone and none by the encoder's output (Roeder et al. 2017).
+
+        Raises:
+            InputError: for a posterior whose density takes more than one pass, or depends on more than that output.
+        """
+        if not self.posterior.has_density:
+            raise InputError(
+                f"it needs the density of given latents in one pass, which {type(self.posterior).__name__} has not: "
+                "take IWAE, or another posterior"
+            )
+        return self.posterior.log_prob(self.theta.detach(), self.latent)
+
+    @cached_property
+    def kl(self) -> Tensor | None:
+        r""":math:`\mathrm{KL}(q(z_d \mid x) \,\|\, p(z_d))` in closed form, nats (B, D), or None without one."""
+        return self.posterior.kl_from_normal(self.theta) if self.prior.is_standard_normal else None
+
+    @property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of a diagonal normal posterior, each (B, D).
+
+        Raises:
+            InputError: for another posterior.
+        """
+        return self.posterior.moments(self.theta)
+
+    def prior_draw(self, context: TrainingContext) -> Tensor:
+        """Return latents (B, D) of the prior, without gradients."""
+        n = self.latent.shape[1]
+        with torch.no_grad():
+            drawn = self.prior.sample(n * context.ranks.count, context.generator("prior"))
+        return drawn[context.ranks.rows(n)].to(self.latent)
+
+    @property
     def log_weights(self) -> Tensor:
         r""":math:`\log w_k = \log p(x, z_k) - \log q(z_k \mid x)`, nats (K, B)."""
         return self.log_conditional + self.log_prior - self.log_posterior
@@ -50,9 +86,7 @@ class Terms:
     @cached_property
     def divergence(self) -> Tensor:
         r""":math:`\mathrm{KL}(q(z \mid x) \,\|\, p(z))`, nats (B,): in closed form, or estimated by the latents."""
-        if self.kl is not None:
-            return self.kl.sum(-1)
-        return (self.log_posterior - self.log_prior).mean(0)
+        return (self.log_posterior - self.log_prior).mean(0) if self.kl is None else self.kl.sum(-1)
 
 
 class VariationalObjective(ABC):
@@ -66,39 +100,19 @@ class VariationalObjective(ABC):
         InputError: for fewer than 1 sample or a negative warm-up.
     """
 
-    needs_densities = True
-    """Whether :attr:`Terms.log_prior` and :attr:`Terms.log_posterior` are used even where the divergence is known in
-    closed form; where they are not, a small step is noticeably faster without them."""
-    detaches_density = False
-    """Whether log q is to be computed with the encoder's output detached (Roeder et al. 2017)."""
-    needs_moments = False
-    """Whether :attr:`Terms.moments` is used, so that only diagonal posteriors will do."""
-    draws_prior = False
-    """Whether :attr:`Terms.prior_draw` is used."""
-
     def __init__(self, samples: int = 1, warmup: int = 0):
-        if samples < 1:
-            raise InputError(f"{type(self).__name__}: samples must be at least 1, got {samples}")
-        if warmup < 0:
-            raise InputError(f"{type(self).__name__}: warmup must be at least 0 images, got {warmup}")
+        check_at_least(self, 1, samples=samples)
+        check_at_least(self, 0, warmup=warmup)
         self.samples = samples
         self.warmup = warmup
 
-    def risen(self, images_seen: int) -> float:
+    def warmup_factor(self, context: TrainingContext) -> float:
         """Return the share, 0 to 1, of its weight that the divergence has by now."""
-        return 1.0 if images_seen >= self.warmup else images_seen / self.warmup
+        return 1.0 if context.images_seen >= self.warmup else context.images_seen / self.warmup
 
     @abstractmethod
-    def __call__(self, terms: Terms) -> Tensor:
+    def __call__(self, terms: Terms, context: TrainingContext) -> Tensor:
         """Return the loss of each image, nats (B,)."""
-
-
-def check_weights(owner: object, **values: float) -> None:
-    """Raise InputError unless every value is a finite number of at least 0."""
-    for name, value in values.items():
-        if not 0 <= value < math.inf:
-            finite = " and finite" if value == math.inf else ""
-            raise InputError(f"{type(owner).__name__}: {name} must be at least 0{finite}, got {value}")
 
 
 class ELBO(VariationalObjective):
@@ -120,8 +134,6 @@ class ELBO(VariationalObjective):
         InputError: for a number that is negative or not finite, or a capacity together with free bits.
     """
 
-    needs_densities = False
-
     def __init__(
         self,
         beta: float = 1.0,
@@ -132,9 +144,7 @@ class ELBO(VariationalObjective):
         warmup: int = 0,
     ):
         super().__init__(samples, warmup)
-        check_weights(self, beta=beta, free_bits=free_bits, capacity_images=capacity_images)
-        if capacity is not None:
-            check_weights(self, capacity=capacity)
+        check_at_least(self, 0, beta=beta, free_bits=free_bits, capacity_images=capacity_images, capacity=capacity)
         if capacity is not None and free_bits:
             raise InputError("ELBO: capacity and free_bits contradict each other: give one of them")
         self.beta = beta
@@ -142,18 +152,19 @@ class ELBO(VariationalObjective):
         self.capacity = capacity
         self.capacity_images = capacity_images
 
-    def __call__(self, terms: Terms) -> Tensor:
-        weight = self.beta * self.risen(terms.images_seen)
-        return weight * self._cost(terms) - terms.log_conditional.mean(0)
+    def __call__(self, terms: Terms, context: TrainingContext) -> Tensor:
+        weight = self.beta * self.warmup_factor(context)
+        return weight * self.cost(terms, context) - terms.log_conditional.mean(0)
 
-    def _cost(self, terms: Terms) -> Tensor:
+    def cost(self, terms: Terms, context: TrainingContext) -> Tensor:
+        """Return what is paid for the latents, nats (B,)."""
         if self.capacity is not None:
-            rise = 1.0 if not self.capacity_images else min(1.0, terms.images_seen / self.capacity_images)
+            rise = 1.0 if not self.capacity_images else min(1.0, context.images_seen / self.capacity_images)
             return (terms.divergence - rise * self.capacity).abs()
         if not self.free_bits:
             return terms.divergence
         parts = terms.kl if terms.kl is not None else terms.divergence[:, None]
-        free = terms.mean_over_ranks(parts.detach().mean(0)) < self.free_bits
+        free = context.ranks.mean(parts.detach().mean(0)) < self.free_bits
         return torch.where(free, self.free_bits, parts).sum(-1)
 
 
@@ -174,27 +185,25 @@ class BetaTCVAE(VariationalObjective):
         InputError: for a number that is negative or not finite.
     """
 
-    needs_moments = True
-
     def __init__(self, alpha: float = 1.0, beta: float = 6.0, gamma: float = 1.0, warmup: int = 0):
         super().__init__(1, warmup)
-        check_weights(self, alpha=alpha, beta=beta, gamma=gamma)
+        check_at_least(self, 0, alpha=alpha, beta=beta, gamma=gamma)
         self.alpha = alpha
         self.beta = beta
         self.gamma = gamma
 
-    def __call__(self, terms: Terms) -> Tensor:
+    def __call__(self, terms: Terms, context: TrainingContext) -> Tensor:
         latent, (mean, log_variance) = terms.latent[0], terms.moments
         each = latent[:, None] - mean[None]  # what image j says of the latent of image i, dimension by dimension
         nats = -0.5 * (each.square() * (-log_variance).exp() + log_variance + math.log(2 * math.pi))
-        scale = math.log(len(latent) * terms.num_images)
+        scale = math.log(len(latent) * context.num_images)
         aggregate = torch.logsumexp(nats.sum(-1), 1) - scale
         product = (torch.logsumexp(nats, 1) - scale).sum(-1)
         information = terms.log_posterior[0] - aggregate
         correlation = aggregate - product
         apart = product - terms.log_prior[0]
         cost = self.alpha * information + self.beta * correlation + self.gamma * apart
-        return -terms.log_conditional[0] + self.risen(terms.images_seen) * cost
+        return -terms.log_conditional[0] + self.warmup_factor(context) * cost
 
 
 class InfoVAE(VariationalObjective):
@@ -216,9 +225,6 @@ class InfoVAE(VariationalObjective):
         InputError: for weights that are negative in sum, or not finite.
     """
 
-    needs_densities = False
-    draws_prior = True
-
     def __init__(self, alpha: float = 0.0, scale: float = 100.0, warmup: int = 0):
         super().__init__(1, warmup)
         if not (-math.inf < alpha <= 1 <= alpha + scale < math.inf):  # refuses nan, too
@@ -226,10 +232,10 @@ class InfoVAE(VariationalObjective):
         self.alpha = alpha
         self.scale = scale
 
-    def __call__(self, terms: Terms) -> Tensor:
-        discrepancy = mean_discrepancy(terms.latent[0], terms.prior_draw)
+    def __call__(self, terms: Terms, context: TrainingContext) -> Tensor:
+        discrepancy = mean_discrepancy(terms.latent[0], terms.prior_draw(context))
         cost = (1 - self.alpha) * terms.divergence + (self.alpha + self.scale - 1) * discrepancy
-        return -terms.log_conditional[0] + self.risen(terms.images_seen) * cost
+        return -terms.log_conditional[0] + self.warmup_factor(context) * cost
 
 
 def mean_discrepancy(x: Tensor, y: Tensor) -> Tensor:
@@ -266,7 +272,7 @@ class IWAE(VariationalObjective):
     def __init__(self, samples: int = 5):
         super().__init__(samples)
 
-    def __call__(self, terms: Terms) -> Tensor:
+    def __call__(self, terms: Terms, context: TrainingContext) -> Tensor:
         return math.log(self.samples) - torch.logsumexp(terms.log_weights, 0)
 
 
@@ -286,10 +292,8 @@ class DReG(IWAE):
         InputError: for fewer than 1 sample.
     """
 
-    detaches_density = True
-
-    def __call__(self, terms: Terms) -> Tensor:
-        log_weights = terms.log_weights
+    def __call__(self, terms: Terms, context: TrainingContext) -> Tensor:
+        log_weights = terms.log_conditional + terms.log_prior - terms.detached_log_posterior
         share = torch.softmax(log_weights.detach(), 0)
         if terms.latent.requires_grad:
             terms.latent.register_hook(lambda gradient: gradient * share[..., None])

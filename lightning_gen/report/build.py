@@ -1,7 +1,5 @@
 """From folders of runs to the text of one page, reading again only what has changed."""
 
-from __future__ import annotations
-
 import base64
 import datetime
 import functools
@@ -17,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gen import __version__
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError, finite
 from lightning_gen.figures import describe, higher_is_better, part_of, place
-from lightning_gen.files import finite
 from lightning_gen.report.folders import Stamp, find_runs, stamp
 from lightning_gen.report.fronts import front
 from lightning_gen.report.pictures import Picture, read_picture, spread

@@ -1,7 +1,5 @@
 """Curves thinned to what an eye can see, and packed for the page."""
 
-from __future__ import annotations
-
 import base64
 import functools
 import gzip

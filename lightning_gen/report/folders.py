@@ -1,13 +1,11 @@
 """Finding the folders of runs, and noticing when one has changed."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError
 
 OF_A_RUN = ("summary.json", "trial.json", "metrics.csv")
 FILES = (*OF_A_RUN, "config.yaml", "test.json", "validate.json")

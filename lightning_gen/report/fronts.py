@@ -1,7 +1,5 @@
 """Which runs no other run beats at both quality and cost."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 

@@ -1,7 +1,5 @@
 """Which parameters of a sweep decide its figure: a random forest's permutation importance, and rank correlation."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Sample grids for the page: read, shrunk without loss where they were enlarged, and encoded once each."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io

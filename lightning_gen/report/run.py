@@ -1,7 +1,5 @@
 """Everything that the report shows of one run, read from its folder; what cannot be read is said in words."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator
@@ -11,8 +9,8 @@ from typing import Any
 
 import yaml
 
+from lightning_gen.core import finite
 from lightning_gen.figures import SIDE, higher_is_better, kind_of
-from lightning_gen.files import finite
 from lightning_gen.report.curves import pack
 from lightning_gen.report.pictures import find_grids, find_others
 from lightning_gen.report.tables import Table, read_table

@@ -1,7 +1,5 @@
 """The trials of a sweep: its parameters, how it went, its winner, and what decided."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Reading a metrics.csv that may be half written, cut short or damaged, without losing its good rows."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, field

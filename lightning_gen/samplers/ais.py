@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_gen.distributions.discretized_gaussian import DiscretizedGaussian
-from lightning_gen.errors import InputError
-from lightning_gen.spec import ImageSpec
+from lightning_gen.core import InputError, check_at_least, check_choice, check_positive, check_within, normal, uniform
 
 PILOT_CHAINS = 4
 WARM_UP = 30  # transitions, of the pilot run before it starts to anneal
@@ -85,13 +83,14 @@ def hamiltonian_transition(
         beta: inverse temperature of :math:`p(x|z)`.
         step_size: (N,) or (C, N), above 0.
         leapfrog: leapfrog steps of one trajectory.
-        generator: of momenta, jitter and acceptance, on the device of the latents.
+        generator: of momenta, jitter and acceptance.
 
     Returns:
         The next state, and the probability (C, N) with which each proposal was accepted: 0 where it was not finite.
     """
-    momentum = torch.empty_like(state.latent).normal_(generator=generator)
-    jitter, uniform = torch.empty_like(state.prior.expand(2, *state.prior.shape)).uniform_(generator=generator)
+    latent, device = state.latent, state.latent.device
+    momentum = normal(*latent.shape, generator=generator, device=device, dtype=latent.dtype)
+    jitter, chance = uniform(2, *latent.shape[:2], generator=generator, device=device, dtype=state.prior.dtype)
     step = (step_size * (1 + JITTER * (2 * jitter - 1)))[..., None].to(state.latent.dtype)
     start = state.energy(beta) - 0.5 * momentum.square().sum(-1)
     proposal = state
@@ -101,7 +100,7 @@ def hamiltonian_transition(
         momentum = momentum + (step if i < leapfrog - 1 else 0.5 * step) * proposal.gradient(beta)
     log_ratio = proposal.energy(beta) - 0.5 * momentum.square().sum(-1) - start
     acceptance = log_ratio.clamp(max=0).exp().nan_to_num_(nan=0.0)
-    accepted = uniform < acceptance
+    accepted = chance < acceptance
     chosen = (
         torch.where(accepted if new.dim() == 2 else accepted[..., None], new, old)
         for new, old in zip(proposal, state, strict=True)
@@ -119,10 +118,8 @@ def temperatures(steps: int, schedule: Literal["sigmoid", "linear"] = "sigmoid")
     Raises:
         InputError: for no step, or another schedule.
     """
-    if steps < 1:
-        raise InputError(f"annealed importance sampling: steps must be at least 1, got {steps}")
-    if schedule not in ("sigmoid", "linear"):
-        raise InputError(f"annealed importance sampling: schedule must be sigmoid or linear, got {schedule!r}")
+    check_at_least("AnnealedImportanceSampling", 1, steps=steps)
+    check_choice("AnnealedImportanceSampling", ("sigmoid", "linear"), schedule=schedule)
     share = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     if schedule == "sigmoid":
         curve = torch.sigmoid(8 * share - 4)
@@ -196,11 +193,8 @@ class AnnealedImportanceSampling:
         schedule: Literal["sigmoid", "linear"] = "sigmoid",
         acceptance: float = 0.65,
     ):
-        for name, value in {"chains": chains, "leapfrog": leapfrog}.items():
-            if value < 1:
-                raise InputError(f"annealed importance sampling: {name} must be at least 1, got {value}")
-        if not 0 < acceptance < 1:
-            raise InputError(f"annealed importance sampling: acceptance must be between 0 and 1, got {acceptance}")
+        check_positive(self, chains=chains, leapfrog=leapfrog)
+        check_within(self, "(0, 1)", acceptance=acceptance)
         self.betas = temperatures(steps, schedule)
         self.steps, self.chains, self.leapfrog = steps, chains, leapfrog
         self.schedule, self.acceptance = schedule, acceptance
@@ -223,7 +217,7 @@ class AnnealedImportanceSampling:
         Args:
             target: the two factors and the images.
             step_sizes: of :meth:`tune`.
-            generator: on the device of the latents.
+            generator: source of all randomness.
 
         Raises:
             InputError: where a weight is not finite.
@@ -240,7 +234,7 @@ class AnnealedImportanceSampling:
             target: the two factors and the images, which were simulated.
             step_sizes: of :meth:`tune`.
             posterior: latents (N, D) that the images were simulated from; all chains of an image start there.
-            generator: on the device of the latents.
+            generator: source of all randomness.
 
         Raises:
             InputError: where a weight is not finite.
@@ -290,7 +284,7 @@ def importance_sampling(
     Args:
         target: the two factors and N images.
         num_samples: K, samples for each image.
-        generator: on the device of the latents.
+        generator: source of all randomness.
         propose: (k, generator) -> latents (k, N, D) and :math:`\log q`, (k, N); the prior if not given.
         chunk: samples at once.
 
@@ -300,8 +294,7 @@ def importance_sampling(
     Raises:
         InputError: for no sample.
     """
-    if num_samples < 1:
-        raise InputError(f"importance sampling: num_samples must be at least 1, got {num_samples}")
+    check_at_least("importance_sampling", 1, num_samples=num_samples)
     total = None
     with torch.no_grad():
         for start in range(0, num_samples, chunk):
@@ -314,142 +307,3 @@ def importance_sampling(
             part = weights.double().logsumexp(0)
             total = part if total is None else torch.logaddexp(total, part)
     return total - math.log(num_samples)
-
-
-class GaussianDecoder:
-    r"""A decoder of standard normal latents as a distribution of levels, by Gaussian noise around its pixels.
-
-    :math:`p(z) = N(0, I)`, and :math:`p(x|z)` is the :class:`~lightning_gen.distributions.DiscretizedGaussian` around
-    :math:`G(z)`, one standard deviation for all pixels (Wu et al. 2017).
-
-    Args:
-        spec: of the images.
-        latent_dim: length D of a latent.
-        decode: (latents (B, D), labels (B,) or None) -> unit images (B, C, H, W), differentiable.
-        sigma: standard deviation of the noise in unit values.
-
-    Raises:
-        InputError: for a standard deviation that is not a finite number above 0.
-    """
-
-    def __init__(
-        self,
-        spec: ImageSpec,
-        latent_dim: int,
-        decode: Callable[[Tensor, Tensor | None], Tensor],
-        sigma: float,
-    ):
-        self.spec, self.latent_dim, self.decode = spec, latent_dim, decode
-        self.noise = DiscretizedGaussian(spec, sigma)
-
-    def draw_prior(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw latents (n, D)."""
-        return torch.empty(n, self.latent_dim, device=generator.device, dtype=torch.float32).normal_(
-            generator=generator
-        )
-
-    def log_prior(self, latent: Tensor) -> Tensor:
-        """Return nats of latents (..., D), of the shape before D."""
-        return -0.5 * latent.square().sum(-1) - 0.5 * self.latent_dim * math.log(2 * math.pi)
-
-    def means(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return the decoder's images (C, N, C', H, W) of latents (C, N, D), where labels (N,) are of the images."""
-        of_chains = None if labels is None else labels.repeat(len(latent))
-        return self.decode(latent.flatten(0, 1), of_chains).unflatten(0, latent.shape[:2])
-
-    def target(self, levels: Tensor, labels: Tensor | None = None) -> LatentTarget:
-        """Return the joint density of latents and these images, levels (N, C, H, W)."""
-
-        def log_conditional(latent: Tensor) -> Tensor:
-            mean = self.means(latent, labels)
-            low, high = ends[mean.dtype] if mean.dtype in ends else self.noise.bins(levels, mean.dtype)
-            return self.noise.log_prob_of_bins(low, high, mean).flatten(2).sum(-1)
-
-        ends = {torch.float32: self.noise.bins(levels, torch.float32)}
-        return LatentTarget(self.draw_prior, self.log_prior, log_conditional, len(levels))
-
-    def draw_levels(
-        self, latent: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Draw levels (N, C, H, W) from :math:`p(x|z)` of latents (N, D)."""
-        with torch.no_grad():
-            return self.noise.sample(self.decode(latent, labels), generator)
-
-    def fit(
-        self,
-        levels: Tensor,
-        labels: Tensor | None,
-        generator: torch.Generator,
-        batch_size: int = 500,
-        chains: int = 4,
-        rounds: int = 60,
-        transitions: int = 5,
-        leapfrog: int = 3,
-    ) -> float:
-        r"""Set the standard deviation to that under which images are most likely, and return it.
-
-        Monte Carlo EM: chains at the posterior of each image take a few Hamiltonian transitions (whose step sizes adapt
-        freely: no bound depends on them), then :math:`\sigma` maximises the mean of :math:`\log p(x|z)` over chains, at
-        most by a factor of 1.35 from round to round. It begins at the residual of samples, so chains are annealed as it
-        falls; the result is the geometric mean of the last third of the rounds.
-
-        Args:
-            levels: images (N, C, H, W), validation data.
-            labels: (N,), or None.
-            generator: on the device of the images.
-            batch_size: most chains at once, or those of one image.
-            chains: chains for each image.
-            rounds: of EM.
-            transitions: Hamiltonian transitions in a round.
-            leapfrog: gradient evaluations of one.
-        """
-        latents = self.draw_prior(chains * len(levels), generator).unflatten(0, (chains, len(levels)))
-        size = max(1, batch_size // chains)
-        latents, images = list(latents.split(size, 1)), levels.split(size)
-        classes = [None] * len(images) if labels is None else labels.split(size)
-        log_steps = [torch.full((len(part),), math.log(1 / leapfrog), device=levels.device) for part in images]
-        with torch.no_grad():
-            squares = [
-                (self.spec.to_unit(part) - self.means(latent, own)).square().sum()
-                for part, own, latent in zip(images, classes, latents, strict=True)
-            ]
-        residual = math.sqrt(float(torch.stack(squares).sum()) / (chains * levels.numel()))
-        self._set(max(residual, 1 / self.spec.levels))
-        found = []
-        for _ in range(rounds):
-            means = []
-            for i, (part, own) in enumerate(zip(images, classes, strict=True)):
-                target = self.target(part, own)
-                state = State.at(target, latents[i])
-                for _ in range(transitions):
-                    step_size = log_steps[i].exp()
-                    state, rate = hamiltonian_transition(target, state, 1.0, step_size, leapfrog, generator)
-                    log_steps[i] = log_steps[i] + ADAPTATION * (rate.mean(0) - 0.65)
-                latents[i] = state.latent
-                with torch.no_grad():
-                    means.append(self.means(state.latent, own))
-            found.append(self._most_likely_noise(images, means))
-            self._set(math.exp(found[-1]))
-        last = found[-max(1, rounds // 3) :]
-        self._set(math.exp(sum(last) / len(last)))
-        return float(self.noise.sigma)
-
-    def _set(self, sigma: float) -> None:
-        self.noise = DiscretizedGaussian(self.spec, sigma)
-
-    def _most_likely_noise(self, images: Sequence[Tensor], means: Sequence[Tensor]) -> float:
-        """Return the best log of sigma near the present one, by golden sections, of chunks of levels and means."""
-        chunks = [(*self.noise.bins(levels, mean.dtype), mean) for levels, mean in zip(images, means, strict=True)]
-
-        def nats(log_sigma: float) -> float:
-            noise = DiscretizedGaussian(self.spec, math.exp(log_sigma))
-            return sum(float(noise.log_prob_of_bins(*chunk).mean()) * chunk[-1].numel() for chunk in chunks)
-
-        golden = (math.sqrt(5) - 1) / 2
-        middle = math.log(self.noise.sigma)
-        a, b = middle - 0.3, middle + 0.3
-        while b - a > 0.01:
-            left, right = b - golden * (b - a), a + golden * (b - a)
-            a, b = (a, right) if nats(left) > nats(right) else (left, b)
-        # Noise far below the width of a bin changes no level any more.
-        return max((a + b) / 2, math.log(0.01 / self.spec.levels))

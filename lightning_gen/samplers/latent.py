@@ -1,73 +1,236 @@
-"""Drawing latents."""
-
-from __future__ import annotations
+"""Drawing latents, then images of them."""
 
 import math
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import Decodes, InputError, check, check_above, check_at_least, check_choice, uniform
+from lightning_gen.distributions import PixelLikelihood
+from lightning_gen.networks import HasStyles
+from lightning_gen.samplers.base import Noise, Sampler
 
 
-class LatentSampler:
+@runtime_checkable
+class HasGenerator(Decodes, Protocol):
+    """A model whose latents are decoded by a network of this name."""
+
+    generator: nn.Module
+
+
+@runtime_checkable
+class HasPixels(Decodes, Protocol):
+    """A model with a distribution of pixels given latents: ``pixel_parameters`` are what ``pixels`` takes."""
+
+    pixels: PixelLikelihood
+
+    def pixel_parameters(self, latent: Tensor, labels: Tensor | None) -> Tensor: ...
+
+
+@runtime_checkable
+class HasCodes(HasPixels, Protocol):
+    """A model whose latents are grids of a quantizer's codes, with a prior of these."""
+
+    quantizer: nn.Module
+    prior: Any
+
+
+class LatentSampler(Sampler):
     r"""Standard normal latents, :math:`z \sim \tau \, N(0, I)`, optionally truncated coordinate by coordinate.
 
     Args:
         temperature: :math:`\tau > 0`, the standard deviation; below 1 trades diversity for fidelity.
         truncation: t, or None. Coordinates beyond t (before the temperature) are drawn again (Brock et al. 2019).
-        psi: :math:`\psi`, for generators with styles w: they are drawn towards their mean,
-            :math:`\bar w + \psi (w - \bar w)` (Karras et al. 2019); 1 for none.
+        chunk_size: images made at once; None for all.
 
     Raises:
-        InputError: for a temperature or truncation that is not above 0, or a temperature or psi that is not finite.
+        InputError: for a temperature or truncation that is not above 0, or a temperature that is not finite.
     """
 
-    def __init__(self, temperature: float = 1.0, truncation: float | None = None, psi: float = 1.0):
-        if not 0 < temperature < math.inf:  # refuses nan, too
-            raise InputError(f"sampler.temperature must be above 0 and finite, got {temperature}")
-        if truncation is not None and not truncation > 0:
-            raise InputError(f"sampler.truncation must be above 0, got {truncation}")
-        if not math.isfinite(psi):
-            raise InputError(f"sampler.psi must be finite, got {psi}")
+    neutral: ClassVar[Mapping[str, Any]] = {"temperature": 1, "truncation": None}
+    needs = Decodes
+
+    def __init__(self, temperature: float = 1.0, truncation: float | None = None, chunk_size: int | None = None):
+        super().__init__(chunk_size)
+        check_above("sampler", 0, temperature=temperature)
+        check("sampler", "truncation", truncation, truncation is None or truncation > 0, "above 0")
         self.temperature = temperature
         self.truncation = truncation
-        self.psi = psi
 
-    def __call__(self, n: int, latent_dim: int, generator: torch.Generator, device: torch.device) -> Tensor:
-        """Return float32 latents (n, latent_dim) on ``device``, drawn with ``generator``."""
-        # Not the default dtype, which a Trainer of precision 64-true changes: equal generators draw equal latents.
-        latent = torch.empty(n, latent_dim, dtype=torch.float32, device=device)
+    def noise(self, model: Any, n: int, labels: Tensor | None, generator: torch.Generator) -> Tensor:
+        return self.latents(model, n, labels, generator)
+
+    def draw(self, model: Any, noise: Tensor, labels: Tensor | None) -> Tensor:
+        return self.decode(model, noise, labels)
+
+    def latents(self, model: Any, n: int, labels: Tensor | None, generator: torch.Generator) -> Tensor:
         if self.truncation is None:
-            latent.normal_(generator=generator)
-        else:
-            # Inverse CDF of the truncated normal: one draw each, however small the truncation.
-            edge = torch.special.ndtr(torch.tensor(self.truncation, dtype=torch.float64))
-            uniform = torch.empty(n, latent_dim, dtype=torch.float64, device=device).uniform_(generator=generator)
-            latent = torch.special.ndtri(uniform * (2 * edge.item() - 1) + (1 - edge.item())).float()
-        return latent.mul_(self.temperature)
+            return model.draw_latents(n, labels, generator=generator) * self.temperature
+        # Inverse CDF of the truncated normal: one draw each, however small the truncation.
+        edge = torch.special.ndtr(torch.tensor(self.truncation, dtype=torch.float64)).item()
+        numbers = uniform(n, *model.latent_shape, generator=generator, dtype=torch.float64)
+        latent = torch.special.ndtri(numbers * (2 * edge - 1) + (1 - edge)).float()
+        return latent.mul_(self.temperature).to(model.device)
 
 
-class PriorSampler:
-    r"""How a model with a prior and a pixel likelihood draws: :math:`z \sim p(z)`, then pixels given z.
+class StyleSampler(LatentSampler):
+    r"""Latents of a generator with styles w, which are drawn towards their mean (Karras et al. 2019).
+
+    .. math:: w' = \bar w + \psi (w - \bar w)
 
     Args:
-        temperature: factor of a standard normal prior's latents, above 0.
-        pixels: "sample" draws pixels from their distribution, as the model's p(x) has it; "mean" takes their expected
-            values, the pictures usually shown, which are smoother than p(x).
+        psi: :math:`\psi`; 1 for none, smaller for fidelity at the cost of diversity.
+        temperature, truncation, chunk_size: as in :class:`LatentSampler`.
 
     Raises:
-        InputError: for a temperature that is not above 0 and finite, or other pixels.
+        InputError: for a psi that is not finite, and as :class:`LatentSampler`; for a generator without styles.
     """
 
-    def __init__(self, temperature: float = 1.0, pixels: Literal["sample", "mean"] = "sample"):
-        if not 0 < temperature < math.inf:
-            raise InputError(f"sampler.temperature must be above 0 and finite, got {temperature}")
-        if pixels not in ("sample", "mean"):
-            raise InputError(f"sampler.pixels must be sample or mean, got {pixels!r}")
-        self.temperature = temperature
+    neutral: ClassVar[Mapping[str, Any]] = {**LatentSampler.neutral, "psi": 1}
+    needs = HasGenerator
+
+    def __init__(
+        self,
+        psi: float = 1.0,
+        temperature: float = 1.0,
+        truncation: float | None = None,
+        chunk_size: int | None = None,
+    ):
+        super().__init__(temperature, truncation, chunk_size)
+        check("sampler", "psi", psi, math.isfinite(psi), "finite")
+        self.psi = psi
+
+    def check(self, model: Any) -> None:
+        super().check(model)
+        if not isinstance(model.generator, HasStyles):
+            name = type(model.generator).__name__
+            raise InputError(f"sampler: StyleSampler truncates styles, and {name} has none: take LatentSampler")
+
+    def decode(self, model: Any, latent: Tensor, labels: Tensor | None) -> Tensor:
+        self.evaluations += 1
+        return model.decode(latent, labels, psi=self.psi)
+
+
+class PixelSampler(Sampler):
+    r"""Latents of a model with a pixel likelihood, :math:`z \sim p(z)`, then pixels given them, :math:`x \sim p(x|z)`.
+
+    Args:
+        pixels: "sample" draws pixels from their distribution, as the model's p(x) has it; "mean" takes their expected
+            values, the pictures usually shown, which are smoother than p(x).
+        chunk_size: images made at once; None for all.
+
+    Raises:
+        InputError: for other pixels.
+    """
+
+    neutral: ClassVar[Mapping[str, Any]] = {"pixels": "sample"}
+    needs = HasPixels
+
+    def __init__(self, pixels: Literal["sample", "mean"] = "sample", chunk_size: int | None = None):
+        super().__init__(chunk_size)
+        check_choice("sampler", ("sample", "mean"), pixels=pixels)
         self.pixels = pixels
+
+    def noise(self, model: Any, n: int, labels: Tensor | None, generator: torch.Generator) -> Noise:
+        latent = self.latents(model, n, labels, generator)
+        return (latent,) if self.pixels == "mean" else (latent, model.pixels.noise(n, generator, model.device))
+
+    def draw(self, model: Any, noise: Noise, labels: Tensor | None) -> Tensor:
+        if self.pixels == "mean":
+            return self.decode(model, *noise, labels)
+        self.evaluations += 1
+        latent, pixels = noise
+        return model.pixels.sample(model.pixel_parameters(latent, labels).float(), pixels)
+
+
+class PriorSampler(PixelSampler):
+    r"""Latents of a variational autoencoder, of the prior at a temperature, :math:`z \sim \tau\, p(z)`, then pixels.
+
+    Args:
+        temperature: :math:`\tau > 0`, of a standard normal prior alone.
+        pixels, chunk_size: as in :class:`PixelSampler`.
+
+    Raises:
+        InputError: for a temperature that is not above 0 and finite, or other pixels; for a model, with a temperature
+            of another prior.
+    """
+
+    neutral: ClassVar[Mapping[str, Any]] = {"temperature": 1, **PixelSampler.neutral}
+
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        pixels: Literal["sample", "mean"] = "sample",
+        chunk_size: int | None = None,
+    ):
+        super().__init__(pixels, chunk_size)
+        check_above("sampler", 0, temperature=temperature)
+        self.temperature = temperature
+
+    def check(self, model: Any) -> None:
+        super().check(model)
+        if self.temperature != 1 and model.latents != "normal":
+            raise InputError(
+                f"sampler.temperature is of a standard normal prior, which this {type(model).__name__} has not: leave "
+                "it at 1"
+            )
+
+    def latents(self, model: Any, n: int, labels: Tensor | None, generator: torch.Generator) -> Tensor:
+        return model.draw_latents(n, labels, generator=generator) * self.temperature
+
+
+class CodeSampler(PixelSampler):
+    r"""Grids of codes, :math:`c \sim p(c)`, then pixels given the codes' values.
+
+    Args:
+        prior: checkpoint of a model that was fitted to the codes (:class:`lightning_gen.models.Codes`), in Python also
+            that model itself; None for codes that are independent of each other, each by its place's histogram over
+            training.
+        pixels, chunk_size: as in :class:`PixelSampler`.
+        trust: further packages from which the prior's classes may be built.
+
+    Raises:
+        InputError: for other pixels.
+    """
+
+    needs = HasCodes
+
+    def __init__(
+        self,
+        prior: str | None = None,
+        pixels: Literal["sample", "mean"] = "sample",
+        trust: Sequence[str] = (),
+        chunk_size: int | None = None,
+    ):
+        super().__init__(pixels, chunk_size)
+        self.prior = prior
+        self.trust = tuple(trust)
+
+    def latents(self, model: Any, n: int, labels: Tensor | None, generator: torch.Generator) -> Tensor:
+        codes = super().latents(model, n, labels, generator)
+        self.evaluations += model.prior.evaluations
+        return codes
+
+
+def interpolate(start: Tensor, end: Tensor, count: int, latents: str) -> Tensor:
+    """Return the ways that pictures take from latents to others: where likely latents lie between them.
+
+    Args:
+        start, end: latents (N, D).
+        count: points n on each way, both ends among them, at least 2.
+        latents: how they are distributed, see :class:`~lightning_gen.core.protocols.Decodes`: on great circles where
+            that is "normal", else on straight lines.
+
+    Returns:
+        latents (N, n, D).
+    """
+    check_at_least("interpolate", 2, count=count)
+    if latents == "normal":
+        return slerp(start, end, count)
+    share = torch.linspace(0, 1, count, dtype=start.dtype, device=start.device)[None, :, None]
+    return torch.lerp(start[:, None], end[:, None], share)
 
 
 def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
@@ -90,8 +253,7 @@ def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
     Raises:
         InputError: for fewer steps.
     """
-    if steps < 2:
-        raise InputError(f"slerp: steps must be at least 2, both ends, got {steps}")
+    check("slerp", "steps", steps, steps >= 2, "at least 2, both ends")
     t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)[None, :, None]
     norms = [latent.norm(dim=1, keepdim=True) for latent in (start, end)]
     a, b = (latent / norm.clamp(min=1e-12) for latent, norm in zip((start, end), norms, strict=True))

@@ -1,7 +1,5 @@
 """Every command line of a sweep is parsed, and its model made, before the first run."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -9,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError
 from lightning_gen.sweeps.file import SweepFile
 
 MODULE = "lightning_gen.commands.check_sweep"

@@ -1,7 +1,5 @@
 """A run's command line, as W&B's agents build it."""
 
-from __future__ import annotations
-
 import ast
 import json
 import os
@@ -11,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError
 from lightning_gen.sweeps.file import ENVIRONMENT_MACRO, SweepFile
 
 PARAMETERS_FILE = "parameters.json"

@@ -14,7 +14,7 @@ from decimal import Decimal
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError, check, check_above
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -286,8 +286,7 @@ def _inferred(where: str, arguments: dict[str, Any]) -> str:
 
 
 def _choices(name: str, kind: str, where: str, values: Any, probabilities: Any = None) -> Choices:
-    if not isinstance(values, list) or not values:
-        raise InputError(f"{where}.values: expected a list of at least one value, got {values!r}")
+    check(where, "values", values, isinstance(values, list) and bool(values), "a list of at least one value")
     for i, value in enumerate(values):
         _check_plain(f"{where}.values[{i}]", value)
     texts = [json.dumps(value) for value in values]
@@ -299,9 +298,8 @@ def _choices(name: str, kind: str, where: str, values: Any, probabilities: Any =
     if not isinstance(probabilities, list) or len(probabilities) != len(values):
         raise InputError(f"{where}.probabilities: expected a list of {len(values)} numbers, one for each value")
     for i, probability in enumerate(probabilities):
-        _check_number(f"{where}.probabilities[{i}]", probability)
-        if probability < 0:
-            raise InputError(f"{where}.probabilities[{i}] must be at least 0, got {probability}")
+        fits = is_number(probability) and probability >= 0
+        check(where, f"probabilities[{i}]", probability, fits, "a number of at least 0")
     if abs(sum(probabilities) - 1) > 1e-5:
         raise InputError(f"{where}.probabilities: they sum to {sum(probabilities):.6g}, not to 1")
     return Choices(name, kind, values, probabilities)
@@ -309,18 +307,15 @@ def _choices(name: str, kind: str, where: str, values: Any, probabilities: Any =
 
 def _numbers(name: str, kind: str, where: str, given: dict[str, Any]) -> Distribution:
     for key, value in given.items():
-        _check_number(f"{where}.{key}", value)
+        check(where, key, value, is_number(value), "a number")
     arguments = {key: given.get(key, DEFAULTS.get(key)) for key in KEYS[kind]}
-    for key in ("q", "sigma", "a", "b"):
-        if key in arguments and arguments[key] <= 0:
-            raise InputError(f"{where}.{key} must be greater than 0, got {arguments[key]}")
+    check_above(where, 0, **{key: arguments[key] for key in ("q", "sigma", "a", "b") if key in arguments})
     if "min" in arguments:
         low, high = (arguments[key] for key in RANGE)
         if low >= high:
             hint = "; a constant is value: ..." if low == high else ""
             raise InputError(f"{where}: min ({low}) must be less than max ({high}){hint}")
-        if kind.endswith("_values") and low <= 0:
-            raise InputError(f"{where}.min must be greater than 0 for {kind}, got {low}")
+        check(where, "min", low, low > 0 or not kind.endswith("_values"), f"above 0 for {kind}")
         if kind in EXPONENTS and max(abs(low), abs(high)) > LARGEST:
             raise InputError(f"{where}: min and max of {kind} are exponents of e; for values write {kind}_values")
         if kind == "int_uniform":
@@ -332,9 +327,9 @@ def _numbers(name: str, kind: str, where: str, given: dict[str, Any]) -> Distrib
     return Numbers(name, kind, arguments)
 
 
-def _check_number(where: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{where}: expected a number, got {value!r}")
+def is_number(given: Any) -> bool:
+    """Whether this is a finite number."""
+    return isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)
 
 
 def _check_plain(where: str, value: Any) -> None:

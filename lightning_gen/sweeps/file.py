@@ -1,8 +1,5 @@
 """Reading a sweep file in W&B's syntax, with one line for every mistake in it."""
 
-from __future__ import annotations
-
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError, check, check_positive
 from lightning_gen.figures import higher_is_better
 from lightning_gen.shipped import configs_folder, find_config, find_sweep
-from lightning_gen.sweeps.distributions import Distribution, did_you_mean, read_distribution
+from lightning_gen.sweeps.distributions import Distribution, did_you_mean, is_number, read_distribution
 
 METHODS = ("grid", "random", "bayes")
 GOALS = ("minimize", "maximize")
@@ -172,8 +169,7 @@ def _is_number_by_accident(node: yaml.Node) -> bool:
 def _sweep(path: Path, raw: dict[str, Any]) -> SweepFile:
     _check_keys(raw, KEYS, "")
     for key in TEXTS:
-        if raw.get(key) is not None and not isinstance(raw[key], str):
-            raise InputError(f"{key}: expected text, got {raw[key]!r}")
+        check("", key, raw.get(key), isinstance(raw.get(key), str | None), "text")
     name = raw.get("name") or path.stem
     if "/" in name or "\0" in name or name.startswith("."):
         raise InputError(f"name: {name!r} cannot be the folder of the runs: leave out / and leading dots")
@@ -191,7 +187,7 @@ def _sweep(path: Path, raw: dict[str, Any]) -> SweepFile:
             distribution.grid()
     run_cap = raw.get("run_cap")
     if run_cap is not None:
-        run_cap = _count("run_cap", run_cap)
+        check_positive("", run_cap=run_cap)
     return SweepFile(
         path=path,
         name=name,
@@ -212,14 +208,12 @@ def _metric(raw: dict[str, Any]) -> dict[str, Any]:
     given = raw.get("metric")
     if given is None:
         return {"name": None, "goal": "minimize", "target": None}
-    if not isinstance(given, dict):
-        raise InputError(f"metric: expected {{name: ..., goal: minimize}}, got {given!r}")
+    check("", "metric", given, isinstance(given, dict), "a mapping such as {name: ..., goal: minimize}")
     _check_keys(given, METRIC_KEYS, "metric.")
     name, target = given.get("name"), given.get("target")
     if not isinstance(name, str) or not name:
         raise InputError("metric.name is missing: the name of a figure, such as val/fid_digits_heldout")
-    if target is not None and not _is_number(target):
-        raise InputError(f"metric.target: expected a number, got {target!r}")
+    check("metric", "target", target, target is None or is_number(target), "a number")
     return {"name": name, "goal": _choice("metric.goal", given.get("goal", "minimize"), GOALS), "target": target}
 
 
@@ -227,21 +221,17 @@ def _early_termination(raw: dict[str, Any]) -> EarlyTermination | None:
     given = raw.get("early_terminate")
     if given is None:
         return None
-    if not isinstance(given, dict):
-        raise InputError(f"early_terminate: expected {{type: hyperband, min_iter: ...}}, got {given!r}")
+    check("", "early_terminate", given, isinstance(given, dict), "a mapping such as {type: hyperband, min_iter: ...}")
     _check_keys(given, EARLY_KEYS, "early_terminate.")
     _choice("early_terminate.type", given.get("type"), ("hyperband",))
-    numbers = {
-        key: _count(f"early_terminate.{key}", given[key]) for key in ("min_iter", "max_iter", "s") if key in given
-    }
+    numbers = {key: given[key] for key in ("min_iter", "max_iter", "s") if key in given}
+    check_positive("early_terminate", **numbers)
     if ("min_iter" in numbers) == ("max_iter" in numbers) or ("max_iter" in numbers) != ("s" in numbers):
         raise InputError("early_terminate: give min_iter, or max_iter and s")
     eta = given.get("eta", 3)
-    if not _is_number(eta) or eta <= 1:
-        raise InputError(f"early_terminate.eta: expected a number greater than 1, got {eta!r}")
+    check("early_terminate", "eta", eta, is_number(eta) and eta > 1, "a number above 1")
     strict = given.get("strict", True)
-    if not isinstance(strict, bool):
-        raise InputError(f"early_terminate.strict: expected true or false, got {strict!r}")
+    check("early_terminate", "strict", strict, isinstance(strict, bool), "true or false")
     return EarlyTermination(**numbers, eta=float(eta), strict=strict)
 
 
@@ -263,11 +253,11 @@ def _command(raw: dict[str, Any]) -> tuple[str, ...]:
             example = "['${env}', '${program}', fit, --config, FILE, '${args}']"
             raise InputError(f"command is missing: for program: {raw['program']} write command: {example}")
         given = list(DEFAULT_COMMAND)
-    if not isinstance(given, list) or not given:
-        raise InputError("command: expected a list of items, such as ['${env}', '${program}', fit, '${args}']")
+    is_list = isinstance(given, list) and bool(given)
+    check("", "command", given, is_list, "a list of items, such as ['${env}', '${program}', fit, '${args}']")
     for i, item in enumerate(given):
-        if isinstance(item, bool) or not isinstance(item, str | int | float):
-            raise InputError(f"command[{i}]: expected text (macros in quotes), got {item!r}")
+        is_text = isinstance(item, str | int | float) and not isinstance(item, bool)
+        check("", f"command[{i}]", item, is_text, "text (macros in quotes)")
         _check_macros(f"command[{i}]", str(item))
     command = tuple(str(item) for item in given)
     if not any(f"${{{macro}}}" in command for macro in ARGUMENT_MACROS):
@@ -303,16 +293,6 @@ def _choice(where: str, given: Any, known: Sequence[str]) -> str:
     if given not in known:
         raise InputError(f"{where}: there is no {given!r}{did_you_mean(str(given), known, sure=True)}")
     return given
-
-
-def _count(where: str, given: Any) -> int:
-    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
-        raise InputError(f"{where}: expected a whole number of at least 1, got {given!r}")
-    return given
-
-
-def _is_number(given: Any) -> bool:
-    return isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)
 
 
 # --- files of the package -----------------------------------------------------------------------------------------

@@ -1,7 +1,5 @@
 """Running a sweep's trials: each is a process of its own, which says how it stands and is told to go on or to stop."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import math
@@ -19,8 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from lightning_gen.errors import InputError
-from lightning_gen.files import write_json
+from lightning_gen.core import InputError, write_json
 from lightning_gen.runs import CHILD_VARIABLE, FINISHED, PRUNED, RunFolder
 from lightning_gen.sweeps import trial as link
 from lightning_gen.sweeps.command import command_line

@@ -34,8 +34,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from lightning_gen.errors import InputError
-from lightning_gen.files import write_text
+from lightning_gen.core import InputError, write_text
 from lightning_gen.runs import versions
 from lightning_gen.sweeps.file import EarlyTermination, SweepFile, sweep_text
 

@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_gen.errors import InputError
+from lightning_gen.core import InputError
 
 VARIABLE = "LIGHTNING_GEN_SWEEP"
 FILES = ("trial.json", "log.txt", "parameters.json")

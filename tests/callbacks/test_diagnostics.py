@@ -1,10 +1,13 @@
 """Figures of how training stands, against direct computation; the collapse monitor: when it speaks, and what it does."""
 
+import contextlib
 import copy
+import io
 import itertools
 import math
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,14 +27,16 @@ from lightning_gen.callbacks import (
 )
 from lightning_gen.callbacks.diagnostics import summary
 from lightning_gen.cli import main
+from lightning_gen.core.errors import InputError
+from lightning_gen.core.randomness import keyed_generator
+from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data import Batch, Digits, ImageDataModule
 from lightning_gen.distributions import LogisticPixels
-from lightning_gen.errors import InputError
 from lightning_gen.models import GAN, VAE, HierarchicalVAE
+from lightning_gen.models.reporting import report
 from lightning_gen.networks import LadderNetwork, MLPDecoder, MLPDiscriminator, MLPEncoder, MLPGenerator
 from lightning_gen.objectives import ELBO
 from lightning_gen.runs import RunFolder, read_metrics
-from lightning_gen.spec import ImageSpec
 
 CONFIG = str(Path(__file__).parents[1] / "conf" / "gan.yaml")
 FULL = str(Path(__file__).parents[1] / "conf" / "full.yaml")
@@ -64,8 +69,8 @@ def test_figures_against_direct_computation(config, tmp_path):
         levels, labels = Digits().load(part)
         order = np.sort(torch.randperm(len(levels), generator=torch.Generator().manual_seed(0))[:90].numpy())
         levels, labels = torch.from_numpy(levels[order]), torch.from_numpy(labels[order])
-        real = model.spec.to_unit(levels)
-        fake = model.spec.to_unit(model.sample(90, labels, generator=model.random("diagnostics")))
+        real, noise = model.spec.to_unit(levels), keyed_generator(model.seed, "diagnostics", model.images_seen)
+        fake = model.spec.to_unit(model.sample(90, labels, generator=noise))
         with torch.no_grad():
             scores = {"real": model.discriminator(real, labels), "fake": model.discriminator(fake, labels)}
         for name, value in scores.items():
@@ -134,11 +139,6 @@ def test_a_summary_is_mean_and_population_deviation():
     assert summary("x", torch.tensor([3.0]))["x_std"] == 0
 
 
-def test_a_negative_number_is_refused_by_name():
-    with pytest.raises(InputError, match=r"diagnostics\.n must be at least 0, got -1"):
-        Diagnostics(-1)
-
-
 # A small run under a plain Trainer, with evaluations whose figures are given
 
 
@@ -149,7 +149,7 @@ class Script(Callback):
         self.rows = iter(rows)
 
     def on_validation_epoch_end(self, trainer, pl_module):
-        pl_module.report(next(self.rows), detail=True)
+        report(pl_module, next(self.rows), detail=True)
 
 
 class Watch(Callback):
@@ -253,37 +253,40 @@ GOOD, BAD = 0.9, 0.1
 Collapse = partial(CollapseMonitor, after=0)
 
 
-@pytest.mark.parametrize(
-    ("patience", "diversities", "at"),
-    [
+def told(monitor: CollapseMonitor, *rows: dict[str, float]) -> list[str]:
+    """Let a monitor see evaluations with these figures, every 320 images; return what it prints."""
+    lines = []
+    model = SimpleNamespace(spec=Digits().spec, images_seen=0, print=lines.append)
+    trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), sanity_checking=False, should_stop=False)
+    for row in rows:
+        model.images_seen += EVERY
+        monitor.note_details(row, {})
+        monitor.on_validation_end(trainer, model)
+    return lines
+
+
+def test_it_warns_once_when_a_sign_lasts():
+    for patience, diversities, at in [
         (1, [BAD, BAD, BAD], 320),
         (2, [BAD, BAD, BAD, BAD], 640),
         (2, [BAD, GOOD, BAD, GOOD, BAD], None),
         (2, [BAD, GOOD, BAD, BAD, BAD], 1280),
         (3, [BAD, BAD, GOOD, BAD, BAD, BAD, BAD], 1920),
         (1, [GOOD, GOOD, math.nan], None),
-    ],
-)
-def test_it_warns_once_when_a_sign_lasts(tmp_path, capsys, patience, diversities, at):
-    train(tmp_path, scripted(*diversities), EVERY * len(diversities), Collapse(patience=patience))
-    lines = said(capsys)
-    assert len(lines) == (at is not None)
-    if at:
-        assert lines[0].startswith(
-            f"warning: training looks collapsed at {at:,} images: samples differ 0.10 times as much as real images do. "
-            "Usual remedies: a gradient penalty"
-        )
+    ]:
+        lines = told(Collapse(patience=patience), *scripted(*diversities))
+        assert len(lines) == (at is not None), diversities
+        if at:
+            assert lines[0].startswith(
+                f"warning: training looks collapsed at {at:,} images: samples differ 0.10 times as much as real images "
+                "do. Usual remedies: a gradient penalty"
+            ), diversities
 
 
-def test_the_beginning_is_not_judged(tmp_path, capsys):
-    train(tmp_path, scripted(BAD, BAD, BAD, BAD), 1280, CollapseMonitor(after=900))
-    (line,) = said(capsys)
+def test_the_beginning_is_not_judged_and_off_says_nothing():
+    (line,) = told(CollapseMonitor(after=900), *scripted(BAD, BAD, BAD, BAD))
     assert "at 1,280 images" in line  # the second one that counts
-
-
-def test_off_says_nothing(tmp_path, capsys):
-    train(tmp_path, scripted(BAD, BAD, BAD), 960, Collapse("off"))
-    assert said(capsys) == []
+    assert told(Collapse("off"), *scripted(BAD, BAD, BAD)) == []
 
 
 def test_stop_ends_the_run_with_everything_saved(tmp_path, capsys):
@@ -376,9 +379,12 @@ def test_roll_back_needs_a_monitored_figure(tmp_path):
 # What counts as a sign
 
 
-@pytest.mark.parametrize(
-    ("figures", "expected"),
-    [
+def signs(figures: dict[str, float], spec: ImageSpec = Digits.spec) -> dict[str, str]:
+    return CollapseMonitor().signs(figures, spec)
+
+
+def test_signs():
+    for figures, expected in [
         ({}, {}),
         ({"val/diversity": 0.3, "val/critic_accuracy": 0.999, "val/classes_digits": 5.0}, {}),
         ({"val/diversity": 0.29}, {"diversity": "samples differ 0.29 times as much as real images do"}),
@@ -391,22 +397,16 @@ def test_roll_back_needs_a_monitored_figure(tmp_path):
         ({"val/class_distance_digits": 0.1, "val/classes": 1.0}, {}),
         ({"val/critic_accuracy_on_train": 1.0, "val/diversity_on_train": 0.0}, {}),  # overfitting is no collapse
         ({"test/diversity": 0.0, "val/diversity": math.nan}, {}),
-    ],
-)
-def test_signs(figures, expected):
-    assert CollapseMonitor().signs(figures, Digits().spec) == expected
-
-
-def test_classes_of_images_without_labels_are_no_sign():
-    assert CollapseMonitor().signs({"val/classes_digits": 0.0}, ImageSpec(1, 8, 8, 17)) == {}
+    ]:
+        assert signs(figures) == expected, figures
+    assert signs({"val/classes_digits": 0.0}, ImageSpec(1, 8, 8, 17)) == {}  # of images without labels
 
 
 NAT = 1 / (64 * math.log(2))  # in bits per dimension of digits
 
 
-@pytest.mark.parametrize(
-    ("figures", "expected"),
-    [
+def test_signs_of_posterior_collapse():
+    for figures, expected in [
         ({"val/active_units": 0.0}, {"active_units": "no unit of the latent tells images apart"}),
         ({"val/active_layers": 0.0}, {"active_layers": "no layer of the latent tells images apart"}),
         ({"val/active_units": 1.0, "val/active_layers": 1.0, "val/margin_over_independent": 0.001}, {}),
@@ -423,47 +423,39 @@ NAT = 1 / (64 * math.log(2))  # in bits per dimension of digits
         ({"val/margin_over_independent": -1.4, "val/kl": 2.0 / NAT}, {}),
         ({"val/margin_over_independent": -1.4, "val/kl": 1.4 / NAT}, {"margin": None}),
         ({"val/margin_over_independent": math.nan, "val/active_units": math.nan}, {}),
-    ],
-)
-def test_signs_of_posterior_collapse(figures, expected):
-    found = CollapseMonitor().signs(figures, Digits().spec)
-    assert found.keys() == expected.keys()
-    assert all(text in (None, found[name]) for name, text in expected.items())
+    ]:
+        found = signs(figures)
+        assert found.keys() == expected.keys(), figures
+        assert all(text in (None, found[name]) for name, text in expected.items()), figures
 
 
-def test_remedies_are_those_of_what_is_trained(tmp_path, capsys):
+def test_remedies_are_those_of_what_is_trained():
     rows = [{"val/active_units": 0.0, "val/margin_over_independent": -0.01}] * 2
-    train(tmp_path / "vae", rows, 640, Collapse())
-    (line,) = said(capsys)
+    (line,) = told(Collapse(), *rows)
     assert "no unit of the latent tells images apart and the bound is no better than independent pixels" in line
     for word in ("KL warm-up", "free bits", "smaller model.objective.beta", "weaker decoder"):
         assert word in line.partition(". Usual remedies: ")[2]
     assert "critic" not in line.lower()
     # Also where another sign is all there is: no critic is to be told what to do
-    train(tmp_path / "classes", [{"val/active_units": 3.0, "val/classes_digits": 1.0}] * 2, 640, Collapse())
-    (line,) = said(capsys)
+    (line,) = told(Collapse(), *[{"val/active_units": 3.0, "val/classes_digits": 1.0}] * 2)
     assert "1 of 10 classes are drawn. Usual remedies: a KL warm-up" in line
+    # Two signs are told together.
+    (line,) = told(Collapse(), *[{"val/diversity": BAD, "val/critic_accuracy": 1.0}] * 2)
+    assert "real images do and the critic ranks a real image above a sample with probability 1.0000." in line
 
 
-def test_two_signs_are_told_together(tmp_path, capsys):
-    rows = [{"val/diversity": BAD, "val/critic_accuracy": 1.0}] * 2
-    train(tmp_path, rows, 640, Collapse())
-    assert "real images do and the critic ranks a real image above a sample with probability 1.0000." in said(capsys)[0]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_bad_arguments_are_refused_by_name():
+    for arguments, message in [
         ({"diversity": -0.1}, r"collapse.diversity must be in \[0, 1\], got -0.1"),
         ({"classes": 1.5}, r"collapse.classes must be in \[0, 1\], got 1.5"),
         ({"critic_accuracy": math.nan}, r"collapse.critic_accuracy must be in \[0, 1\], got nan"),
         ({"patience": 0}, "collapse.patience must be at least 1, got 0"),
         ({"after": -1}, "collapse.after must be at least 0 images, got -1"),
-    ],
-)
-def test_bad_arguments_are_refused_by_name(arguments, message):
-    with pytest.raises(InputError, match=message):
-        CollapseMonitor(**arguments)
+    ]:
+        with pytest.raises(InputError, match=message):
+            CollapseMonitor(**arguments)
+    with pytest.raises(InputError, match=r"diagnostics\.n must be at least 0, got -1"):
+        Diagnostics(-1)
 
 
 # Real figures
@@ -499,14 +491,14 @@ def vae_of(spec: ImageSpec, decoder: type = MLPDecoder, **options) -> VAE:
 
 
 def ladder_of(spec: ImageSpec, **options) -> HierarchicalVAE:
-    network = partial(LadderNetwork, sides=(8, 4), depths=(1, 1), width=8, latent_channels=2)
+    network = partial(LadderNetwork, resolutions=(8, 4), depths=(1, 1), width=8, latent_channels=2)
     return HierarchicalVAE(spec, network, optimizer=partial(Adam, lr=1e-2), importance_samples=1, **options)
 
 
 @pytest.mark.parametrize("build", [vae_of, ladder_of])
 def test_the_margin_is_that_over_the_shares_of_levels_in_the_training_part(build, tmp_path):
     folder, _ = train(tmp_path, [{}], 320, Diagnostics(90), build=build)
-    (found,) = evaluations(folder, "val/margin_over_independent")
+    (found,) = evaluations(folder, "val/reconstruction")
     levels = {part: Digits().load(part).levels.reshape(-1, 64) for part in ("train", "val")}
     shares = np.stack([(levels["train"] == level).sum(0) + 1 / 17 for level in range(17)]) / (1097 + 1)
     for part, suffix in {"val": "", "train": "_on_train"}.items():
@@ -519,32 +511,37 @@ def test_the_margin_is_that_over_the_shares_of_levels_in_the_training_part(build
     assert saved["state_dict"].keys() == own.keys()  # what it is compared with is no part of it
 
 
-def test_a_decoder_that_ignores_its_latent_is_noticed_and_a_good_one_is_not_suspected(tmp_path, capsys):
-    rows = {}
-    for decoder in (Deaf, MLPDecoder):
-        monitor = CollapseMonitor(after=3000)
-        root = tmp_path / decoder.__name__
-        folder, _ = train(root, [{}] * 12, 12 * EVERY, Diagnostics(200), monitor, build=vae_of, decoder=decoder)
-        rows[decoder] = evaluations(folder, "val/active_units")[-1]
-        lines = said(capsys)
-        assert len(lines) == (decoder is Deaf)
-        if lines:
-            assert "no unit of the latent tells images apart" in lines[0]
-            assert "Usual remedies: a KL warm-up" in lines[0]
-    assert rows[Deaf]["val/active_units"] == 0
-    assert abs(rows[Deaf]["val/margin_over_independent"]) < 0.06  # a smooth fit is a little better than counting
-    assert rows[MLPDecoder]["val/active_units"] >= 3
-    assert rows[MLPDecoder]["val/margin_over_independent"] > 0.15
+@pytest.fixture(scope="module")
+def autoencoders(tmp_path_factory) -> dict[str, tuple[dict[str, float], list[str]]]:
+    """The last figures of three runs and what the monitor said: of a decoder that ignores its latent, of a good one,
+    and of one in a warm-up, whose latents cost too much."""
+    found = {}
+    kinds = {"deaf": {"decoder": Deaf}, "good": {}, "warm-up": {"objective": ELBO(warmup=1_000_000)}}
+    for name, options in kinds.items():
+        callbacks, output = [Diagnostics(200), CollapseMonitor(after=3000)], io.StringIO()
+        with contextlib.redirect_stdout(output):
+            root = tmp_path_factory.mktemp(name)
+            folder, _ = train(root, [{}] * 12, 12 * EVERY, *callbacks, build=vae_of, **options)
+        lines = [line for line in output.getvalue().splitlines() if "collapsed" in line]
+        found[name] = evaluations(folder, "val/active_units")[-1], lines
+    return found
 
 
-def test_a_warm_up_whose_latents_cost_too_much_is_not_suspected(tmp_path, capsys):
-    loose = ELBO(warmup=1_000_000)
-    callbacks = [Diagnostics(200), CollapseMonitor(after=3000)]
-    folder, _ = train(tmp_path, [{}] * 12, 12 * EVERY, *callbacks, build=vae_of, objective=loose)
-    row = evaluations(folder, "val/active_units")[-1]
-    assert row["val/margin_over_independent"] < 0
-    assert row["val/kl"] * NAT > 0.5
-    assert said(capsys) == []
+def test_a_decoder_that_ignores_its_latent_is_noticed_and_others_are_not_suspected(autoencoders):
+    assert {name: len(lines) for name, (_, lines) in autoencoders.items()} == {"deaf": 1, "good": 0, "warm-up": 0}
+    (line,) = autoencoders["deaf"][1]
+    assert "no unit of the latent tells images apart" in line
+    assert "Usual remedies: a KL warm-up" in line
+    assert autoencoders["deaf"][0]["val/active_units"] == 0
+    assert autoencoders["good"][0]["val/active_units"] >= 3
+    assert autoencoders["warm-up"][0]["val/kl"] * NAT > 0.5
+
+
+def test_the_margin_tells_decoders_apart(autoencoders):
+    margins = {name: row["val/margin_over_independent"] for name, (row, _) in autoencoders.items()}
+    assert abs(margins["deaf"]) < 0.06  # a smooth fit is a little better than counting
+    assert margins["good"] > 0.15
+    assert margins["warm-up"] < 0
 
 
 @pytest.mark.parametrize("name", ["quickstart", pytest.param("gan/mlp-digits", marks=pytest.mark.slow)])

@@ -10,10 +10,10 @@ from torch.optim import SGD
 
 import lightning_gen
 from lightning_gen.callbacks import EMA
-from lightning_gen.errors import InputError
+from lightning_gen.core.errors import InputError
+from lightning_gen.core.spec import ImageSpec
 from lightning_gen.models import GAN, GenerativeModule
 from lightning_gen.networks import MLPDiscriminator, MLPGenerator
-from lightning_gen.spec import ImageSpec
 
 SPEC = ImageSpec(1, 4, 4)
 BATCH = 8
@@ -90,18 +90,18 @@ def fill(module: nn.Module, value: float) -> None:
 # The average itself
 
 
-@pytest.mark.parametrize("steps", [[1000], [500, 500], [1] * 1000, [64] * 15 + [40], [999, 1]])
-def test_after_a_half_life_a_new_weight_counts_half_whatever_the_batch_size(steps):
-    model = Toy(SPEC).double()
-    fill(model.net, 3.0)
-    ema = started(EMA(half_life=1000, ramp_up=None), model)
-    fill(model.net, 5.0)
-    for expected in (4.0, 4.5, 4.75):
-        for images in steps:
-            model.images_seen += images
-            ema.on_train_batch_end(None, model)
-        for name, average in ema.averages["model"].net.named_parameters():
-            torch.testing.assert_close(average, torch.full_like(average, expected), rtol=1e-12, atol=0, msg=name)
+def test_after_a_half_life_a_new_weight_counts_half_whatever_the_batch_size():
+    for steps in ([1000], [500, 500], [1] * 1000, [64] * 15 + [40], [999, 1]):
+        model = Toy(SPEC).double()
+        fill(model.net, 3.0)
+        ema = started(EMA(half_life=1000, ramp_up=None), model)
+        fill(model.net, 5.0)
+        for expected in (4.0, 4.5, 4.75):
+            for images in steps:
+                model.images_seen += images
+                ema.on_train_batch_end(None, model)
+            for average in ema.averages["model"].net.parameters():
+                torch.testing.assert_close(average, torch.full_like(average, expected), rtol=1e-12, atol=0)
 
 
 def test_ramp_up_bounds_the_half_life_by_a_share_of_the_images_seen():
@@ -165,7 +165,7 @@ def test_a_skipped_step_leaves_the_average_alone_and_its_images_out(make_batches
     ema = started(EMA(half_life=8, ramp_up=None), model)
     fill(model.net, 1.0)
     first, second = make_batches(SPEC, 2, BATCH)
-    model.count_images(first, skipped=True)
+    model.count_images(first, taken=False)
     ema.on_train_batch_end(None, model)
     assert not any(p.any() for p in ema.averages["model"].net.parameters())
     model.count_images(second)
@@ -243,17 +243,20 @@ def test_after_an_exception_in_an_evaluation_training_can_go_on(toy_run, quiet_t
     assert equal(copy_of(model.net), watch.live[-1])
 
 
-@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
-def test_the_other_verbs_use_the_average_too(toy_run, make_batches, verb):
+VERBS = ("validate", "test", "predict")
+
+
+def test_the_other_verbs_use_the_average_too_and_give_the_live_weights_back(toy_run, make_batches):
     model, watch, trainer, fit = toy_run(EMA(half_life=20))
     fit()
-    model.evaluated.clear()
-    getattr(trainer, verb)(model, make_batches(SPEC, 1, BATCH))
-    assert equal(model.evaluated[0], watch.average[-1])
-    assert equal(copy_of(model.net), watch.live[-1])
+    for verb in VERBS:
+        model.evaluated.clear()
+        getattr(trainer, verb)(model, make_batches(SPEC, 1, BATCH))
+        assert equal(model.evaluated[0], watch.average[-1]), verb
+        assert equal(copy_of(model.net), watch.live[-1]), verb
 
 
-@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_a_failing_verb_gives_the_live_weights_back(toy_run, make_batches, verb):
     model, watch, trainer, fit = toy_run(EMA(half_life=20))
     fit()
@@ -298,16 +301,16 @@ def test_a_checkpoint_written_during_an_evaluation_holds_both(toy_run, tmp_path)
     assert equal(copy_of(ema.averages["model"].net), watch.average[-1])
 
 
-@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
-def test_a_new_process_evaluates_the_average_of_a_checkpoint(toy_run, tmp_path, quiet_trainer, make_batches, verb):
+def test_a_new_process_evaluates_the_average_of_a_checkpoint(toy_run, tmp_path, quiet_trainer, make_batches):
     _, watch, trainer, fit = toy_run(EMA(half_life=20))
     fit()
     trainer.save_checkpoint(tmp_path / "a.ckpt")
-    model = Toy(SPEC)
-    fresh = quiet_trainer(callbacks=[EMA(half_life=20)])
-    getattr(fresh, verb)(model, make_batches(SPEC, 1, BATCH), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
-    assert equal(model.evaluated[0], watch.average[-1])
-    assert equal(copy_of(model.net), watch.live[-1])
+    for verb in VERBS:
+        model = Toy(SPEC)
+        fresh = quiet_trainer(callbacks=[EMA(half_life=20)])
+        getattr(fresh, verb)(model, make_batches(SPEC, 1, BATCH), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+        assert equal(model.evaluated[0], watch.average[-1]), verb
+        assert equal(copy_of(model.net), watch.live[-1]), verb
 
 
 def test_a_resumed_average_goes_on_exactly(toy_run, tmp_path, quiet_trainer, make_batches):
@@ -375,16 +378,13 @@ def test_half_life_zero_switches_it_off(toy_run, tmp_path, quiet_trainer, make_b
     again.fit(Toy(SPEC), make_batches(SPEC, 1, BATCH), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_bad_arguments_are_refused_by_name():
+    for arguments, message in [
         ({"half_life": -1}, "ema.half_life must be at least 0 images, got -1"),
         ({"half_life": float("nan")}, "ema.half_life must be at least 0 images, got nan"),
         ({"ramp_up": 0}, r"ema.ramp_up must be above 0 \(or null\), got 0"),
         ({"ramp_up": -0.5}, r"ema.ramp_up must be above 0 \(or null\), got -0.5"),
         ({"ramp_up": float("nan")}, r"ema.ramp_up must be above 0 \(or null\), got nan"),
-    ],
-)
-def test_bad_arguments_are_refused_by_name(arguments, message):
-    with pytest.raises(InputError, match=message):
-        EMA(**arguments)
+    ]:
+        with pytest.raises(InputError, match=message):
+            EMA(**arguments)

@@ -1,6 +1,9 @@
 """Evaluation: which classes are drawn, who draws what, figures per class, pictures of neighbours, and what is refused."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +15,13 @@ import lightning_gen
 from lightning_gen.callbacks.evaluation import draw_samples, neighbour_sheet, sample_labels
 from lightning_gen.callbacks.grid import to_pixels
 from lightning_gen.cli import main
+from lightning_gen.core.errors import Unavailable
+from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data import Digits, ImageDataModule
 from lightning_gen.data.source import Images, Source
 from lightning_gen.metrics import DigitsExtractor, FrechetDistance, MetricSuite
-from lightning_gen.models import GenerativeModule
+from lightning_gen.models import GenerativeModule, ImageModule
 from lightning_gen.runs import RunFolder, read_metrics
-from lightning_gen.spec import ImageSpec
 
 CONFIG = str(Path(__file__).parents[1] / "conf" / "gan.yaml")
 CONDITIONAL = ["--model.generator.conditional=true", "--model.discriminator.conditional=true"]
@@ -28,9 +32,8 @@ class Labelled(GenerativeModule):
 
     conditional = True
 
-    def sample(self, n, labels=None, *, generator=None):
-        if labels is None:
-            labels = torch.randint(self.spec.num_classes, (n,), generator=generator)
+    def draw(self, n, labels, generator):
+        labels = torch.zeros(n, dtype=torch.int64) if labels is None else labels
         noise = torch.randint(10, (n, *self.spec.shape), generator=generator)
         return (10 * labels.view(-1, 1, 1, 1) + noise).to(torch.uint8)
 
@@ -146,7 +149,7 @@ def test_fit_and_evaluate_give_the_same_figures_of_each_class(conditional, tmp_p
     assert "fid_digits_class9" in capsys.readouterr().out
     main(["evaluate", str(conditional.last), "--n", "200", "--json", str(tmp_path / "plain.json")])
     plain = json.loads((tmp_path / "plain.json").read_text())
-    assert not [name for name in plain if "_class" in name and name != "class_distance_digits"]
+    assert not [name for name in plain if "_digits_class" in name or name.endswith("_class")]
     assert plain["fid_digits"] == pytest.approx(report["fid_digits"])
 
 
@@ -216,6 +219,93 @@ def test_figures_per_class_of_a_model_without_are_refused(unconditional, tmp_pat
         assert len(lines) == 1
         assert "per_class: this GAN is not class-conditional" in lines[0] or "need labels" in lines[0], lines
     assert not list(tmp_path.rglob("version_*"))
+
+
+# Classes that the model recognises
+
+CLASSIFIER = "configs/classifier/digits.yaml"
+FEW = ["--budget.images=1280", "--evaluation.every=640", "--evaluation.batch_size=30", "--schedule.warm_up=320"]
+
+
+def accuracy(run: RunFolder, part: str) -> float:
+    images = Digits().load(part)
+    logits = lightning_gen.load(run.last)(torch.from_numpy(images.levels))
+    return float((logits.argmax(1).numpy() == images.labels).mean())
+
+
+def test_the_accuracy_of_a_model_that_classifies_is_that_of_its_averaged_weights(tmp_path):
+    main(["fit", "--config", CLASSIFIER, f"--run.root={tmp_path}", *FEW])
+    run = RunFolder(tmp_path / "digits" / "version_0")
+    rows = [row for row in read_metrics(run.path / "metrics.csv")[1] if row["val/accuracy"]]
+    assert [row["images_seen"] for row in rows] == ["640", "1280"]
+    assert float(rows[-1]["val/accuracy"]) == run.summary()["last"]["val/accuracy"] == accuracy(run, "val")
+    assert 0.2 < accuracy(run, "val") < 1
+    assert run.summary()["best"]["val/accuracy"] == max(float(row["val/accuracy"]) for row in rows)  # higher is better
+    for verb, part in (("validate", "val"), ("test", "test")):
+        main([verb, "--config", str(run.path / "config.yaml"), f"--ckpt_path={run.last}"])
+        assert json.loads((run.path / f"{verb}.json").read_text())[f"{part}/accuracy"] == accuracy(run, part)
+
+
+class Sure(ImageModule):
+    """Takes every image for one of class 1."""
+
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD([self.weight], lr=0.1)
+
+    def training_step(self, batch, batch_idx):
+        self.count_images(batch)
+        return self.weight * 1.0
+
+    def classify(self, levels):
+        return torch.eye(self.spec.num_classes)[1].log().expand(len(levels), -1)
+
+
+class Unsure(Sure):
+    """Recognises nothing as it is configured."""
+
+    def classify(self, levels):
+        raise Unavailable("Unsure: it has no classifier: give one")
+
+
+def fit_model(name: str, root: Path, *options: str) -> RunFolder:
+    """Train a model of this module for four steps, with two evaluations."""
+    source = {"class_path": "lightning_gen.data.ImageDataModule"}
+    source["init_args"] = {"source": "lightning_gen.data.Digits", "batch_size": 32}
+    trainer = {"accelerator": "cpu", "devices": 1}
+    config = {"model": {"class_path": f"{__name__}.{name}"}, "data": source, "budget": {"images": 128}}
+    (root / "own.yaml").write_text(json.dumps(config | {"evaluation": {"every": 64}, "trainer": trainer}))
+    main(["fit", "--config", str(root / "own.yaml"), f"--run.root={root}", *options])
+    return RunFolder(root / "own" / "version_0")
+
+
+def test_the_accuracy_of_any_model_that_classifies_is_taken(tmp_path):
+    share = float((Digits().load("val").labels == 1).mean())
+    assert fit_model("Sure", tmp_path).summary()["last"] == {"val/accuracy": share}
+
+
+def test_classes_that_a_configuration_does_not_recognise_end_no_run(tmp_path):
+    assert fit_model("Unsure", tmp_path).is_finished()
+
+
+def test_images_without_labels_have_no_accuracy(tmp_path):
+    assert fit_model("Sure", tmp_path, "--data.source=GaussianGrid").summary()["last"] == {}
+
+
+@pytest.mark.slow
+def test_two_ranks_classify_each_image_once(tmp_path):
+    command = [sys.executable, "-m", "lightning_gen", "fit", "--config", CLASSIFIER, f"--run.root={tmp_path}", *FEW]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [*command, "--trainer.devices=2"], capture_output=True, text=True, timeout=240, env=environment, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    run = RunFolder(tmp_path / "digits" / "version_0")
+    assert run.summary()["ranks"] == 2
+    assert run.summary()["last"]["val/accuracy"] == accuracy(run, "val")
 
 
 # Neighbours

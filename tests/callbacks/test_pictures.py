@@ -10,19 +10,18 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_gen.callbacks import LatentPictures
+from lightning_gen.callbacks import HeldOutPictures
 from lightning_gen.callbacks.dashboards import evaluation_pictures
 from lightning_gen.callbacks.evaluation import choose_images
 from lightning_gen.callbacks.pictures import choose_pairs, interpolations, reconstructions
 from lightning_gen.cli import main
 from lightning_gen.commands.animate import find_grids as grids_to_animate
+from lightning_gen.core.errors import InputError, Unavailable
+from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data import ImageDataModule, Images, Source
-from lightning_gen.distributions import StandardNormal
-from lightning_gen.errors import InputError
 from lightning_gen.models import GenerativeModule
 from lightning_gen.report.pictures import find_grids as grids_to_report
 from lightning_gen.runs import RunFolder
-from lightning_gen.spec import ImageSpec
 
 CONF = Path(__file__).parents[1] / "conf"
 SPEC = ImageSpec(1, 48, 50, num_classes=3)  # as large as pictures show images at least, so that none is enlarged
@@ -32,7 +31,9 @@ OFF = ["--pictures.n=0", "--pictures.pairs=0"]
 class Decoding(GenerativeModule):
     """Decodes latents, pixels in [-1, 1], to negatives, and encodes nothing."""
 
-    def sample(self, n, labels=None, *, generator=None):
+    latents = "continuous"
+
+    def draw_latents(self, n, labels=None, *, generator):
         pytest.fail("nobody asked for samples")
 
     def decode(self, latent, labels=None):
@@ -41,16 +42,13 @@ class Decoding(GenerativeModule):
 
 
 class Negative(Decoding):
-    """Encodes images, too, and draws from the global generator as it does."""
+    """Encodes images, too."""
 
     calls = 0
 
     def encode(self, levels, labels=None):
-        assert not torch.is_grad_enabled()
-        assert not self.training
         assert (labels is not None) == self.conditional
         self.calls += 1
-        torch.rand(3)
         return self.spec.to_unit(levels).flatten(1)
 
 
@@ -63,11 +61,20 @@ class Labelled(Negative):
 class Coded(Negative):
     """Its latents are whole numbers."""
 
+    latents = "discrete"
+
     def encode(self, levels, labels=None):
         return levels.to(torch.int64)
 
     def decode(self, latent, labels=None):
         return (255 - latent).to(torch.uint8)
+
+
+class Absent(Negative):
+    """Has no codes as it is configured."""
+
+    def encode(self, levels, labels=None):
+        raise Unavailable("Absent: it has no encoder: give one")
 
 
 class Held(Source):
@@ -101,9 +108,9 @@ def tiles(sheet: Image.Image, columns: int, border: int = 1) -> np.ndarray:
     return cut[:, :-border, :, :-border].transpose(0, 2, 1, 3)
 
 
-def show(model: GenerativeModule, folder: Path, callback: LatentPictures | None = None, **changes) -> list[str]:
+def show(model: GenerativeModule, folder: Path, callback: HeldOutPictures | None = None, **changes) -> list[str]:
     """Let the callback see the end of an evaluation; return the names of the pictures."""
-    callback = callback or LatentPictures(5, 2)
+    callback = callback or HeldOutPictures(5, 2)
     trainer = {
         "state": SimpleNamespace(fn="fit"),
         "is_global_zero": True,
@@ -149,8 +156,7 @@ def straight(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
 @pytest.mark.parametrize("way", [great_circle, straight])
 def test_rows_go_from_image_to_image_as_the_prior_says(way):
     model = Negative(SPEC).eval()
-    if way is great_circle:
-        model.prior = StandardNormal(SPEC.dims)
+    model.latents = "normal" if way is great_circle else "continuous"
     images = images_of(20)
     with torch.no_grad():
         found = tiles(interpolations(model, images, 3), 10)
@@ -215,7 +221,7 @@ def test_models_without_an_encoder_other_ranks_and_other_loops_have_no_pictures(
         {"datamodule": None},
     ):
         assert show(model, tmp_path, **change) == []
-    assert show(model, tmp_path, LatentPictures(0, 0)) == []
+    assert show(model, tmp_path, HeldOutPictures(0, 0)) == []
     assert model.calls == 0
     assert show(model, tmp_path, fast_dev_run=True) == []
     assert model.calls == 2
@@ -225,9 +231,13 @@ def test_codes_are_reconstructed_and_have_nothing_between_them(tmp_path):
     assert show(Coded(SPEC), tmp_path) == ["000000000000-reconstructions.png"]
 
 
+def test_codes_that_a_configuration_does_not_have_end_no_run(tmp_path):
+    assert show(Absent(SPEC), tmp_path) == []
+
+
 def test_one_kind_of_picture_can_be_had_alone(tmp_path):
-    assert show(Negative(SPEC), tmp_path / "a", LatentPictures(3, 0)) == ["000000000000-reconstructions.png"]
-    assert show(Negative(SPEC), tmp_path / "b", LatentPictures(0, 3)) == ["000000000000-interpolations.png"]
+    assert show(Negative(SPEC), tmp_path / "a", HeldOutPictures(3, 0)) == ["000000000000-reconstructions.png"]
+    assert show(Negative(SPEC), tmp_path / "b", HeldOutPictures(0, 3)) == ["000000000000-interpolations.png"]
     # a held-out part of one image has no pairs
     alone = {"datamodule": ImageDataModule(Held(1))}
     assert show(Negative(SPEC), tmp_path / "c", **alone) == ["000000000000-reconstructions.png"]
@@ -241,10 +251,10 @@ def test_the_model_and_all_randomness_are_as_before(tmp_path):
     assert model.training
 
 
-@pytest.mark.parametrize("numbers", [(-1, 8), (32, -1)])
-def test_negative_numbers_are_refused_by_name(numbers):
-    with pytest.raises(InputError, match=r"pictures\.n and pictures\.pairs must be at least 0, got"):
-        LatentPictures(*numbers)
+@pytest.mark.parametrize(("numbers", "name"), [((-1, 8), "n"), ((32, -1), "pairs")])
+def test_negative_numbers_are_refused_by_name(numbers, name):
+    with pytest.raises(InputError, match=rf"pictures\.{name} must be at least 0, got -1"):
+        HeldOutPictures(*numbers)
 
 
 # Runs

@@ -32,7 +32,7 @@ from lightning_gen.callbacks.wandb import (
     options_of,
 )
 from lightning_gen.cli import main
-from lightning_gen.errors import InputError
+from lightning_gen.core.errors import InputError
 from lightning_gen.runs import RunFolder, read_metrics
 
 CONFIG = str(Path(__file__).parents[1] / "conf" / "gan.yaml")

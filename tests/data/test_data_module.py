@@ -8,9 +8,10 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 
+from lightning_gen.core.errors import InputError
+from lightning_gen.core.randomness import Draws, keyed_generator
+from lightning_gen.core.ranks import Ranks
 from lightning_gen.data import Batch, Digits, HorizontalFlip, ImageDataModule, RandomShift, Source, TrainStream
-from lightning_gen.draw import Draw
-from lightning_gen.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +87,9 @@ def test_training_starts_at_the_images_seen_and_augments_by_them(digits, start):
     stream = TrainStream(levels, labels, 32, seed=4, start=start)
     assert len(module.trained) == 15
     for step, (found, expected) in enumerate(zip(module.trained, stream, strict=False)):
-        draw = Draw(4, start + 32 * step, 32)
+        draws = Draws(keyed_generator(4, "augment", start + 32 * step), 32)
         assert torch.equal(found.index, expected.index)
-        assert torch.equal(found.levels, RandomShift()(HorizontalFlip()(expected.levels, draw), draw))
+        assert torch.equal(found.levels, RandomShift()(HorizontalFlip()(expected.levels, draws), draws))
         assert torch.equal(found.labels, expected.labels)
     for batch in module.evaluated:
         assert np.array_equal(batch.levels, digits.load("val").levels[batch.index])
@@ -141,7 +142,7 @@ def test_bad_arguments_are_named(digits):
     for arguments, message in [
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"eval_batch_size": -1}, "eval_batch_size must be at least 1, got -1"),
-        ({"seed": -1}, "the data module's seed must not be negative, got -1"),
+        ({"seed": -1}, "data.seed must be at least 0, got -1"),
         ({"augment": [RandomShift(fill=20)]}, r"RandomShift\.fill must be a level 0 \.\. 16, got 20"),
     ]:
         with pytest.raises(InputError, match=message):
@@ -152,7 +153,7 @@ def test_bad_arguments_are_named(digits):
 
 def test_more_processes_than_images_to_evaluate_are_refused(digits, monkeypatch):
     data = ImageDataModule(digits)
-    monkeypatch.setattr(data, "_place", lambda: (0, 201))
+    monkeypatch.setattr(data, "_ranks", lambda: Ranks(0, 201))
     with pytest.raises(InputError, match="the val part has 200 images for 201 processes: use fewer devices"):
         data.val_dataloader()
 

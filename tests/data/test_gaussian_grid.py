@@ -2,17 +2,18 @@
 
 import json
 import pickle
+import re
 
 import numpy as np
 import pytest
 import torch
+from refusals import refusal
 
 from lightning_gen.cli import main
+from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data import GaussianGrid, ImageDataModule
-from lightning_gen.errors import InputError
 from lightning_gen.metrics import MetricSuite, ModeCoverage, ModuleExtractor
 from lightning_gen.runs import RunFolder
-from lightning_gen.spec import ImageSpec
 
 CONFIG = """
 model:
@@ -90,23 +91,19 @@ def test_the_fingerprint_depends_on_the_arguments_alone():
     assert len({own, *(other.fingerprint("val") for other in others)}) == 4
 
 
-@pytest.mark.parametrize(
-    ("arguments", "problem"),
-    [
-        ({"side": 0}, "side must be a whole number of at least 1, spacing and deviation above 0, got 0, 50.0, 2.0"),
-        ({"side": 2.5}, "got 2.5, 50.0, 2.0"),
+def test_a_grid_that_cannot_be_is_refused_at_construction():
+    for arguments, problem in [
+        ({"side": 0}, "side must be a positive integer, got 0"),
+        ({"side": 2.5}, "side must be a positive integer, got 2.5"),
         ({"side": True}, "got True"),
-        ({"spacing": 0.0}, "got 5, 0.0, 2.0"),
-        ({"spacing": float("nan")}, "got 5, nan, 2.0"),
-        ({"deviation": -1.0}, "got 5, 50.0, -1.0"),
+        ({"spacing": 0.0}, "spacing must be above 0, got 0.0"),
+        ({"spacing": float("nan")}, "spacing must be above 0, got nan"),
+        ({"deviation": -1.0}, "deviation must be above 0, got -1.0"),
         ({"spacing": 60.0}, "5 x 5 modes, 60.0 apart and of deviation 2.0, do not fit into 0 .. 255: lower spacing"),
         ({"side": 1, "deviation": 32.0}, "do not fit into 0 .. 255: lower spacing or deviation"),
-        ({"side": 1, "spacing": float("inf")}, "do not fit"),
-    ],
-)
-def test_a_grid_that_cannot_be_is_refused_at_construction(arguments, problem):
-    with pytest.raises(InputError, match=f"^GaussianGrid: .*{problem}"):
-        GaussianGrid(**arguments)
+        ({"side": 1, "spacing": float("inf")}, "spacing must be above 0 and finite, got inf"),
+    ]:
+        assert re.search(f"^GaussianGrid.*{problem}", refusal(GaussianGrid, **arguments)), arguments
 
 
 def test_the_widest_grid_that_fits_is_not_cut():

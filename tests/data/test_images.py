@@ -2,15 +2,17 @@
 
 import os
 import pickle
+import re
 import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
+from refusals import refusal
 
+from lightning_gen.core.errors import InputError
+from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data.images import read_images
-from lightning_gen.errors import InputError
-from lightning_gen.spec import ImageSpec
 
 
 def pixels(*shape, seed=0):
@@ -137,24 +139,23 @@ def test_pickled_objects_are_refused_unopened(tmp_path, name):
     assert not (tmp_path / "opened").exists()
 
 
-@pytest.mark.parametrize(
-    ("images", "problem"),
-    [
+def test_arrays_of_another_type_or_shape_are_named_as_they_are(tmp_path):
+    for images, problem in [
         (pixels(5, 1, 4, 4).astype(np.float32), "must hold uint8 levels {order}.*, got float32 of shape .5, 1, 4, 4.:"),
         (pixels(5, 1, 4, 4).astype(np.int64), "got int64"),
         (pixels(5, 4, 4), "got uint8 of shape .5, 4, 4.: convert it"),
         (pixels(0, 3, 3, 3), "got uint8 of shape .0, 3, 3, 3.:"),
         (pixels(5, 8, 4, 8), "{order} of 1 to 4 channels, got uint8 of shape .5, 8, 4, 8.:"),
         (np.uint8(3), "got uint8 of shape ..:"),
-    ],
-)
-def test_arrays_of_another_type_or_shape_are_named_as_they_are(tmp_path, images, problem):
-    np.save(tmp_path / "x.npy", images)
-    with pytest.raises(InputError, match="x.npy: .*" + problem.format(order=".N, C, H, W.")):
-        read_images(tmp_path / "x.npy")
-    np.savez(tmp_path / "x.npz", images)
-    with pytest.raises(InputError, match="x.npz: .*" + problem.format(order=".N, H, W, C.")):
-        read_images(tmp_path / "x.npz")
+    ]:
+        np.save(tmp_path / "x.npy", images)
+        assert re.search(
+            "x.npy: .*" + problem.format(order=".N, C, H, W."), refusal(read_images, tmp_path / "x.npy")
+        ), problem
+        np.savez(tmp_path / "x.npz", images)
+        assert re.search(
+            "x.npz: .*" + problem.format(order=".N, H, W, C."), refusal(read_images, tmp_path / "x.npz")
+        ), problem
 
 
 def test_arrays_whose_channels_lie_at_the_wrong_place_are_refused(tmp_path):
@@ -165,24 +166,19 @@ def test_arrays_whose_channels_lie_at_the_wrong_place_are_refused(tmp_path):
             read_images(tmp_path / name)
 
 
-@pytest.mark.parametrize(
-    ("labels", "problem"),
-    [
+def test_bad_labels_are_told_with_their_file(tmp_path):
+    write_folder(tmp_path, pixels(4, 5, 5))
+    for labels, problem in [
         (np.arange(3), "labels must be 4 whole numbers, one per image, got int64 of shape .3,."),
         (np.arange(4)[:, None], "got int64 of shape .4, 1."),
         (np.arange(4.0), "got float64"),
         (np.arange(4) - 1, "from 0, got -1 .. 2"),
         (np.array([0, 0, 0, 2**63], np.uint64), "got 0 .. 9223372036854775808"),
-    ],
-)
-def test_bad_labels_are_told_with_their_file(tmp_path, labels, problem):
-    write_folder(tmp_path, pixels(4, 5, 5))
-    np.save(tmp_path / "labels.npy", labels)
-    with pytest.raises(InputError, match="labels.npy: .*" + problem):
-        read_images(tmp_path)
-    np.savez(tmp_path / "x.npz", pixels(4, 5, 5, 1), labels)
-    with pytest.raises(InputError, match="x.npz: .*" + problem):
-        read_images(tmp_path / "x.npz")
+    ]:
+        np.save(tmp_path / "labels.npy", labels)
+        assert re.search("labels.npy: .*" + problem, refusal(read_images, tmp_path)), problem
+        np.savez(tmp_path / "x.npz", pixels(4, 5, 5, 1), labels)
+        assert re.search("x.npz: .*" + problem, refusal(read_images, tmp_path / "x.npz")), problem
 
 
 def empty(folder):
@@ -249,9 +245,8 @@ def nothing_packed(folder):
     return folder / "x.npz"
 
 
-@pytest.mark.parametrize(
-    ("make", "problem"),
-    [
+def test_what_cannot_be_read_is_named_in_one_line_with_a_remedy(tmp_path):
+    for make, problem in [
         (missing, "nowhere: no such folder or file: give a folder of images"),
         (empty, r"holds no images \(.png .*\): give the folder or array that does"),
         (without_images, "holds no images"),
@@ -265,13 +260,12 @@ def nothing_packed(folder):
         (cut_pixels, r"001.png: is broken \(.*\): repair or remove it"),
         (no_bytes, r"x.npy: cannot be read as plain numbers \(.*\): save it again or remove it"),
         (nothing_packed, "x.npz: must hold uint8 levels .*, got float64 of shape .0,."),
-    ],
-)
-def test_what_cannot_be_read_is_named_in_one_line_with_a_remedy(tmp_path, make, problem):
-    with pytest.raises(InputError, match=problem) as error:
-        read_images(make(tmp_path))
-    assert str(error.value).startswith(str(tmp_path))
-    assert "\n" not in str(error.value)
+    ]:
+        folder = tmp_path / make.__name__
+        folder.mkdir()
+        said = refusal(read_images, make(folder))
+        assert re.search(problem, said), (make.__name__, said)
+        assert said.startswith(str(folder))
 
 
 def test_advice_about_broken_files_names_no_option_that_is_not_there(tmp_path):
@@ -287,11 +281,12 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path):
         read_images(tmp_path / "x")
 
 
-@pytest.mark.parametrize("size", [0, -1, True, [4], [4, 0], [4, 5, 6], [4.0, 5.0]])
-def test_a_size_that_is_none_is_refused(tmp_path, size):
+def test_a_size_that_is_none_is_refused(tmp_path):
     write_folder(tmp_path, pixels(2, 5, 5))
-    with pytest.raises(InputError, match=r"size must be a number of pixels or .height, width., got"):
-        read_images(tmp_path, size)
+    for size in [0, -1, True, [4], [4, 0], [4, 5, 6], [4.0, 5.0]]:
+        assert re.search(
+            r"size must be a number of pixels or .height, width., got", refusal(read_images, tmp_path, size)
+        ), size
 
 
 def test_arrays_are_not_resized(tmp_path):

@@ -3,17 +3,19 @@
 import gzip
 import os
 import pickle
+import re
 import struct
 import urllib.error
 
 import numpy as np
 import pytest
 from jsonargparse import ArgumentParser
+from refusals import refusal
 
+from lightning_gen.core.errors import InputError
+from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data import CIFAR10, Digits, FashionMNIST, Images, Source, fashion_mnist
 from lightning_gen.data.source import hold_out
-from lightning_gen.errors import InputError
-from lightning_gen.spec import ImageSpec
 
 
 def rows(levels):
@@ -71,9 +73,8 @@ class Made(Source):
         return self.images
 
 
-@pytest.mark.parametrize(
-    ("levels", "labels", "message"),
-    [
+def test_what_a_source_reads_is_checked():
+    for levels, labels, message in [
         (np.zeros((3, 1, 2, 2)), np.zeros(3, int), r"must give uint8 \(N, 1, 2, 2\), got float64"),
         (np.zeros((3, 2, 2), np.uint8), np.zeros(3, int), r"must give uint8 \(N, 1, 2, 2\), got uint8 \(3, 2, 2\)"),
         (np.zeros((0, 1, 2, 2), np.uint8), np.zeros(0, int), "holds no images"),
@@ -81,11 +82,8 @@ class Made(Source):
         (np.zeros((3, 1, 2, 2), np.uint8), None, "labels must be given exactly where"),
         (np.zeros((3, 1, 2, 2), np.uint8), np.zeros(2, int), r"labels must be int64 \(3,\)"),
         (np.zeros((3, 1, 2, 2), np.uint8), np.array([0, 1, 2]), r"labels 0 \.\. 2 are outside 0 \.\. 1"),
-    ],
-)
-def test_what_a_source_reads_is_checked(levels, labels, message):
-    with pytest.raises(InputError, match=message):
-        Made(levels, labels).load("train")
+    ]:
+        assert re.search(message, refusal(Made(levels, labels).load, "train")), message
 
 
 def test_the_fingerprint_sees_levels_labels_and_spec():
@@ -290,9 +288,9 @@ def test_cifar10_downloads_into_the_cache(tmp_path, monkeypatch):
     assert len(CIFAR10().load("test").levels) == 3
 
 
-@pytest.mark.parametrize("name", ["Digits", "FashionMNIST", "CIFAR10"])
-def test_a_config_can_name_the_source(name):
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(Source, "source")
-    config = parser.parse_args([f"--source=lightning_gen.data.{name}"])
-    assert parser.instantiate(config).source.spec.num_classes == 10
+def test_a_config_can_name_the_source():
+    for name in ["Digits", "FashionMNIST", "CIFAR10"]:
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(Source, "source")
+        config = parser.parse_args([f"--source=lightning_gen.data.{name}"])
+        assert parser.instantiate(config).source.spec.num_classes == 10, name

@@ -7,6 +7,8 @@ import pytest
 import scipy.stats
 import torch
 
+from lightning_gen.core.errors import InputError
+from lightning_gen.core.spec import ImageSpec
 from lightning_gen.distributions import (
     BernoulliPixels,
     CategoricalPixels,
@@ -14,8 +16,6 @@ from lightning_gen.distributions import (
     GaussianPixels,
     LogisticPixels,
 )
-from lightning_gen.errors import InputError
-from lightning_gen.spec import ImageSpec
 
 KINDS = {
     "bernoulli": (BernoulliPixels, {}, 2),
@@ -35,8 +35,13 @@ def make(kind: str, channels: int = 2, height: int = 1, width: int = 2):
 
 def random_theta(pixels, n: int = 1, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    shape = n, pixels.planes, pixels.spec.height, pixels.spec.width
+    shape = n, pixels.out_channels, pixels.spec.height, pixels.spec.width
     return scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def draw(pixels, theta: torch.Tensor, n: int, seed: int) -> torch.Tensor:
+    noise = pixels.noise(n, torch.Generator().manual_seed(seed))
+    return pixels.sample(theta.detach().expand(n, -1, -1, -1), noise)
 
 
 def every_image(spec: ImageSpec) -> torch.Tensor:
@@ -46,12 +51,16 @@ def every_image(spec: ImageSpec) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("scale", [1.0, 4.0])
-def test_probabilities_of_all_images_sum_to_one(kind, scale):
+def test_probabilities_of_all_images_sum_to_one(kind):
     pixels = make(kind)
     images = every_image(pixels.spec)
-    theta = random_theta(pixels, scale=scale).expand(len(images), -1, -1, -1)
-    assert float(pixels.log_prob(images, theta).exp().sum().detach()) == pytest.approx(1.0, abs=1e-12)
+    for scale in (1.0, 4.0):
+        theta = random_theta(pixels, scale=scale).expand(len(images), -1, -1, -1)
+        nats = pixels.log_prob(images, theta)
+        assert float(nats.exp().sum().detach()) == pytest.approx(1.0, abs=1e-12)
+        places = pixels.log_prob_map(images, theta)
+        assert places.shape == (len(images), 1, 2)
+        torch.testing.assert_close(places.sum((1, 2)), nats)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -61,7 +70,7 @@ def test_samples_follow_the_probabilities(kind):
     theta = random_theta(pixels, seed=1)
     expected = pixels.log_prob(images, theta.expand(len(images), -1, -1, -1)).exp().detach().numpy()
     n = 40_000
-    drawn = pixels.sample(theta.detach().expand(n, -1, -1, -1), torch.Generator().manual_seed(2))
+    drawn = draw(pixels, theta, n, seed=2)
     assert drawn.dtype == torch.uint8
     codes = (drawn.flatten(1).long() * torch.tensor([pixels.spec.levels, 1])).sum(1)
     counts = np.bincount(codes.numpy(), minlength=len(images))
@@ -87,7 +96,7 @@ def test_far_tails_are_finite_and_so_are_their_gradients(kind):
     pixels = make(kind)
     levels = every_image(pixels.spec)
     for value in (-60.0, 60.0):
-        theta = torch.full((len(levels), pixels.planes, 1, 2), value, requires_grad=True)
+        theta = torch.full((len(levels), pixels.out_channels, 1, 2), value, requires_grad=True)
         nats = pixels.log_prob(levels, theta)
         (gradient,) = torch.autograd.grad(nats.sum(), theta)
         assert torch.isfinite(nats).all()
@@ -136,7 +145,7 @@ def test_means_are_between_the_ends_and_near_those_of_samples(kind):
     mean = pixels.mean(theta)
     assert mean.shape == (1, *pixels.spec.shape)
     assert float(mean.abs().max()) <= 1
-    drawn = pixels.sample(theta.detach().expand(20_000, -1, -1, -1), torch.Generator().manual_seed(9))
+    drawn = draw(pixels, theta, 20_000, seed=9)
     close = 0.02 if kind in ("bernoulli", "categorical") else 0.35  # the others' mean is before discretization
     assert float((pixels.spec.to_unit(drawn, torch.float64).mean(0) - mean[0]).abs().max()) < close
 
@@ -147,7 +156,7 @@ def test_means_of_coupled_channels_are_those_of_each_component():
     logits, couplings = torch.tensor([0.3, -0.3]), torch.tensor([[2.0, -0.5, 0.4], [-2.0, 0.7, -1.0]])
     means = torch.tensor([[0.1, 0.1, -0.2], [-0.1, 0.2, 0.1]])
     theta = torch.cat([logits, means.flatten(), torch.full((6,), -5.0), couplings.flatten()]).double().view(1, -1, 1, 1)
-    drawn = pixels.sample(theta.expand(40_000, -1, -1, -1), torch.Generator().manual_seed(0))
+    drawn = draw(pixels, theta, 40_000, seed=0)
     expected = pixels.spec.to_unit(drawn, torch.float64).mean(0)
     torch.testing.assert_close(pixels.mean(theta)[0], expected, rtol=0, atol=0.006)
 
@@ -157,17 +166,17 @@ def test_what_does_not_fit_is_refused_by_name():
         BernoulliPixels(ImageSpec(1, 8, 8, 17))
     with pytest.raises(InputError, match="components must be at least 1"):
         LogisticPixels(ImageSpec(1, 8, 8, 17), components=0)
-    with pytest.raises(InputError, match="smallest must be above 0"):
+    with pytest.raises(InputError, match=r"smallest must be in \(0, 1\), got 0.0"):
         GaussianPixels(ImageSpec(1, 8, 8, 17), smallest=0.0)
-    with pytest.raises(InputError, match="smallest must be above 0 and below 1, got inf"):
+    with pytest.raises(InputError, match=r"smallest must be in \(0, 1\), got inf"):
         LogisticPixels(ImageSpec(1, 8, 8, 17), smallest=float("inf"))
     with pytest.raises(InputError, match="scale must be pixel or shared"):
         GaussianPixels(ImageSpec(1, 8, 8, 17), scale="both")
-    with pytest.raises(InputError, match="expected 1 planes, got 3"):
+    with pytest.raises(InputError, match="expected 1 out_channels, got 3"):
         BernoulliPixels(ImageSpec(1, 8, 8, 2)).log_prob(
             torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.zeros(1, 3, 8, 8)
         )
-    with pytest.raises(InputError, match="expected 17 planes, got 3"):
+    with pytest.raises(InputError, match="expected 17 out_channels, got 3"):
         CategoricalPixels(ImageSpec(1, 8, 8, 17)).log_prob(
             torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.zeros(1, 3, 8, 8)
         )

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_gen.distributions import CategoricalComponents, TreeComponents, dequantization_noise
+from lightning_gen.core.errors import InputError
+from lightning_gen.distributions import CategoricalComponents, TreeComponents
 from lightning_gen.distributions.categorical import noise_channel, quantile
 from lightning_gen.distributions.chow_liu import maximum_spanning_tree
-from lightning_gen.errors import InputError
 
 K, D, L = 2, 4, 3
 EVERY = torch.tensor(list(itertools.product(range(L), repeat=D)))
@@ -52,6 +52,16 @@ def all_trees(n):
             yield tree
 
 
+def parents_along(tree):
+    """Return the parent of each of D nodes of a tree that grows from node 0, -1 for that one."""
+    parent, reached = torch.full((D,), -1), [0]
+    while len(reached) < D:
+        a, b = next((a, b) for edge in tree for a, b in (edge, edge[::-1]) if a in reached and b not in reached)
+        parent[b] = a
+        reached.append(b)
+    return parent
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_probabilities_of_all_images_sum_to_one(kind):
     for parts in (kind(K, D, L), fitted(kind), fitted(kind, **OPTIONS)):
@@ -88,28 +98,24 @@ def test_blurred_and_smoothed_counts_are_those_of_the_blurred_images(kind):
     torch.testing.assert_close(parts.log_prob(EVERY), plain.log_prob(EVERY), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("options", [{"smoothing": 0.5}, OPTIONS])
-def test_the_tree_is_the_best_of_all_spanning_trees(options):
-    parts = fitted(TreeComponents, **options)
-    x, shares = data(), shares_of()
-    found = (shares * parts.expected_log_prob(x)).sum() + parts.log_prior()
-    objectives = []
-    statistics = parts.statistics(x, shares)
+def test_the_tree_is_the_best_of_all_spanning_trees():
     trees = list(all_trees(D))
     assert len(trees) == D ** (D - 2)
-    for pair in itertools.product(trees, repeat=K):  # each component with each tree, its tables the best for it
-        for k, tree in enumerate(pair):
-            parent, reached = torch.full((D,), -1), [0]
-            while len(reached) < D:
-                a, b = next((a, b) for edge in tree for a, b in (edge, edge[::-1]) if a in reached and b not in reached)
-                parent[b] = a
-                reached.append(b)
-            levels = statistics["levels"][k] @ parts.channel + parts.level_prior
-            pairs = parts._blurred(statistics["pairs"][k]) + parts.prior
-            parts.parent[k], parts.table[k] = parent, parts._conditionals(parent, pairs, levels)
-        objectives.append(float((shares * parts.expected_log_prob(x)).sum() + parts.log_prior()))
-    assert float(found) == pytest.approx(max(objectives), rel=1e-12)
-    assert max(objectives) - min(objectives) > 1
+    x, shares = data(), shares_of()
+    for options in ({"smoothing": 0.5}, OPTIONS):
+        parts = fitted(TreeComponents, **options)
+        found = (shares * parts.expected_log_prob(x)).sum() + parts.log_prior()
+        objectives = []
+        statistics = parts.statistics(x, shares)
+        for pair in itertools.product(trees, repeat=K):  # each component with each tree, its tables the best for it
+            for k, tree in enumerate(pair):
+                parent = parents_along(tree)
+                levels = statistics["levels"][k] @ parts.channel + parts.level_prior
+                pairs = parts._blurred(statistics["pairs"][k]) + parts.prior
+                parts.parent[k], parts.table[k] = parent, parts._conditionals(parent, pairs, levels)
+            objectives.append(float((shares * parts.expected_log_prob(x)).sum() + parts.log_prior()))
+        assert float(found) == pytest.approx(max(objectives), rel=1e-12)
+        assert max(objectives) - min(objectives) > 1
 
 
 def test_spanning_trees_against_brute_force(generator):
@@ -179,42 +185,14 @@ def test_trees_that_do_not_fit_memory_are_refused_with_the_remedy():
         TreeComponents(1, 784, 256)
 
 
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
+def test_numbers_out_of_range_are_refused():
+    for options, message in (
         ({"smoothing": 0.0}, "smoothing must be above 0"),
         ({"shared": -1.0}, "shared must be at least 0"),
         ({"blur": 1.1}, r"blur must be in \[0, 1\]"),
         ({"blur_ends": -0.1}, r"blur_ends must be in \[0, 1\]"),
         ({"blur_width": 0.0}, "blur_width must be above 0"),
-    ],
-)
-@pytest.mark.parametrize("kind", KINDS)
-def test_numbers_out_of_range_are_refused(kind, options, match):
-    with pytest.raises(InputError, match=match):
-        kind(K, D, L, **options)
-
-
-def test_noise_depends_on_the_image_and_the_seed_alone():
-    levels = torch.randint(17, (300, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    noise = dequantization_noise(levels, 3, seed=5)
-    assert noise.shape == (3, 300, 64)
-    order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(dequantization_noise(levels[order], 3, 5), noise[:, order], rtol=0, atol=0)
-    torch.testing.assert_close(dequantization_noise(levels[:7], 1, 5, first=2)[0], noise[2, :7], rtol=0, atol=0)
-    assert not torch.equal(dequantization_noise(levels, 3, seed=6), noise)
-
-
-def test_noise_is_uniform_and_independent():
-    levels = torch.zeros(400, 1, 4, 4, dtype=torch.uint8)
-    levels.view(400, -1)[:, :2] = torch.stack([torch.arange(400) % 20, torch.arange(400) // 20], 1)  # near one another
-    flat = dequantization_noise(levels, 8, seed=0).numpy()
-    assert 0 <= flat.min() < 1e-3
-    assert 0.999 < flat.max() < 1
-    counts, _ = np.histogram(flat, 16, (0, 1))
-    expected = flat.size / 16
-    assert ((counts - expected) ** 2 / expected).sum() < 45  # chi squared of 15 degrees: one in 10,000
-    for axis in range(3):
-        rows = np.moveaxis(flat, axis, 0).reshape(flat.shape[axis], -1)
-        first, second = rows[0::2][: len(rows) // 2], rows[1::2]
-        assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 5 / np.sqrt(first.size)
+    ):
+        for kind in KINDS:
+            with pytest.raises(InputError, match=message):
+                kind(K, D, L, **options)

@@ -1,13 +1,15 @@
 """MIG and SAP: closed forms, invariances, and loops over counts and lines."""
 
 import math
+import re
 
 import numpy as np
 import pytest
+from refusals import refusal
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import mutual_info_score
 
-from lightning_gen.errors import InputError
+from lightning_gen.core.errors import InputError
 from lightning_gen.metrics import mutual_information_gap, separated_attribute_predictability
 
 SCORES = (mutual_information_gap, separated_attribute_predictability)
@@ -139,9 +141,8 @@ def test_few_images_raise_all_informations_alike():
     assert mutual_information_gap(codes, factors) < 0.03
 
 
-@pytest.mark.parametrize(
-    ("codes", "factors", "problem"),
-    [
+def test_what_does_not_fit_is_refused():
+    for codes, factors, problem in [
         (np.zeros((4, 1)), grid(2, 2), r"D at least 2, and factors \(N, F\), got \(4, 1\) and \(4, 2\)"),
         (np.zeros((5, 2)), grid(2, 2), r"got \(5, 2\) and \(4, 2\)"),
         (random(4, 2), grid(2, 2)[:, 0], r"got \(4, 2\) and \(4,\)"),
@@ -149,12 +150,9 @@ def test_few_images_raise_all_informations_alike():
         (np.full((4, 2), np.inf), grid(2, 2), "codes must be finite"),
         (random(4, 2), np.zeros((4, 1), int), "each factor must have at least 2 values"),
         (random(0, 2), np.zeros((0, 1), int), "each factor must have at least 2 values"),
-    ],
-)
-@pytest.mark.parametrize("score", SCORES)
-def test_what_does_not_fit_is_refused(score, codes, factors, problem):
-    with pytest.raises(InputError, match=f"^{score.__name__}: .*{problem}"):
-        score(codes, factors)
+    ]:
+        for score in SCORES:
+            assert re.search(f"^{score.__name__}: .*{problem}", refusal(score, codes, factors)), problem
 
 
 def test_one_bin_is_refused():

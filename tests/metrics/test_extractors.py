@@ -16,9 +16,10 @@ from torch_fidelity import calculate_metrics
 from torch_fidelity.metric_kid import kid_features_to_metric
 
 import lightning_gen.metrics.weights as weights_module
+from lightning_gen.core.errors import InputError
+from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data.digits import Digits
 from lightning_gen.data.fashion_mnist import DEBIAN_FOLDER, FashionMNIST
-from lightning_gen.errors import InputError
 from lightning_gen.metrics import (
     ClassifierExtractor,
     DigitsExtractor,
@@ -39,7 +40,6 @@ from lightning_gen.metrics.extractors import (
     TransformersExtractor,
 )
 from lightning_gen.networks.classifier import SmallClassifier, load_classifier, save_classifier
-from lightning_gen.spec import ImageSpec
 
 SPEC = ImageSpec(1, 8, 8, levels=17, num_classes=10)
 

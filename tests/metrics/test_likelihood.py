@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_gen.errors import InputError
+from lightning_gen.core.errors import InputError
+from lightning_gen.core.spec import ImageSpec
 from lightning_gen.metrics import BitsPerDimension, Calibration, bits_per_dimension
 from lightning_gen.metrics.likelihood import KINDS, figure_of
-from lightning_gen.spec import ImageSpec
 
 DIGITS = ImageSpec(1, 8, 8, levels=17)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import textwrap
@@ -12,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from refusals import refusal
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 
-from lightning_gen.errors import InputError
+from lightning_gen.core.errors import InputError
+from lightning_gen.core.spec import ImageSpec
 from lightning_gen.metrics import (
     CopyShare,
     DensityCoverage,
@@ -30,7 +33,6 @@ from lightning_gen.metrics import (
     PrecisionRecall,
 )
 from lightning_gen.metrics.base import fixed_permutation
-from lightning_gen.spec import ImageSpec
 
 SPEC = ImageSpec(2, 5, 4, levels=200, num_classes=3)
 
@@ -178,7 +180,7 @@ def test_figures_do_not_depend_on_cuts_order_or_padding(metrics):
 RANKS = textwrap.dedent(
     """
     import json, sys, torch, torch.distributed as dist
-    sys.path.insert(0, {folder!r})
+    sys.path[:0] = {folders!r}
     from test_suite import InputError, images, make, ranked_suites
 
     def work(rank, world, file, cuts):
@@ -220,7 +222,7 @@ def ranked_suites() -> list[MetricSuite]:
 
 def test_figures_do_not_depend_on_ranks(tmp_path):
     script = tmp_path / "ranks.py"
-    script.write_text(RANKS.format(folder=str(Path(__file__).parent)))
+    script.write_text(RANKS.format(folders=[str(Path(__file__).parents[i]) for i in range(2)]))
     # One rank; two and three whose counts do not divide; three of which the last has no image.
     cuts = [[], [40], [21, 50], [30, 83]]
     command = [sys.executable, str(script), str(tmp_path / "store"), json.dumps(cuts)]
@@ -403,7 +405,7 @@ def test_images_beside_a_cached_entry_are_looked_at_too(cache_folder, change, me
         MetricSuite(Projection(), everything()).set_reference("train", change(images(70, 1)), SPEC, fingerprint="abc")
 
 
-def test_reference_features_are_let_go_where_no_metric_needs_them():
+def test_reference_features_are_release_where_no_metric_needs_them():
     suite = make([FrechetDistance(), InceptionScore(4)])
     assert suite.references["train"].features is None
     assert make().references["train"].features.shape == (70, 6)
@@ -439,9 +441,8 @@ def bad(action):
     suite.compute()
 
 
-@pytest.mark.parametrize(
-    ("action", "message"),
-    [
+def test_bad_input_is_named():
+    for action, message in [
         (lambda s: None, "no generated image arrived"),
         (lambda s: s.update(images(1, 3), torch.arange(1)), "FrechetDistance needs at least 2 generated images, got 1"),
         (lambda s: s.update(images(3, 3), torch.arange(3)), "PrecisionRecall needs at least 4 generated images, got 3"),
@@ -462,11 +463,8 @@ def bad(action):
         (lambda s: s.set_reference("x", images(1, 1), SPEC), "needs at least 2 images, got 1"),
         (lambda s: s.set_reference("x", [], SPEC), "has no images"),
         (lambda s: s.set_reference("x", images(9, 1), SPEC, labels=torch.zeros(8)), "9 images but 8 labels"),
-    ],
-)
-def test_bad_input_is_named(action, message):
-    with pytest.raises(InputError, match=message):
-        bad(action)
+    ]:
+        assert re.search(message, refusal(bad, action)), message
 
 
 def test_features_that_are_not_finite_are_refused():
@@ -501,21 +499,17 @@ def test_missing_parts_are_named():
             suite.compute()
 
 
-@pytest.mark.parametrize(
-    "make_metric",
-    [
-        lambda: InceptionScore(0),
-        lambda: PrecisionRecall(k=0),
-        lambda: DensityCoverage(k=5, max_images=5),
-        lambda: CopyShare(max_images=0),
-        lambda: CopyShare(space="colours"),
-        lambda: Diversity(max_images=1),
-        lambda: KernelDistance(subset_size=2),
-    ],
-)
-def test_arguments_out_of_range_are_refused(make_metric):
-    with pytest.raises(InputError):
-        make_metric()
+def test_arguments_out_of_range_are_refused():
+    said = {
+        "InceptionScore": refusal(InceptionScore, 0),
+        "PrecisionRecall": refusal(PrecisionRecall, k=0),
+        "DensityCoverage": refusal(DensityCoverage, k=5, max_images=5),
+        "CopyShare": refusal(CopyShare, max_images=0),
+        "space": refusal(CopyShare, space="colours"),
+        "Diversity": refusal(Diversity, max_images=1),
+        "KernelDistance": refusal(KernelDistance, subset_size=2),
+    }
+    assert {name: name in line for name, line in said.items()} == dict.fromkeys(said, True), said
 
 
 def test_constant_images_have_figures_that_say_so(caplog):

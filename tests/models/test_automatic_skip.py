@@ -8,10 +8,11 @@ import torch
 from lightning.pytorch import Callback
 
 from lightning_gen.callbacks import EMA
+from lightning_gen.core import InputError
 from lightning_gen.data import Digits, ImageDataModule
 from lightning_gen.models import Classifier
-from lightning_gen.models.base import TrainingDiverged
 from lightning_gen.networks import SmallClassifier
+from lightning_gen.steps.guard import TrainingDiverged
 
 
 class Faulty(Classifier):
@@ -31,7 +32,8 @@ class States(Callback):
     def on_train_batch_end(self, trainer, pl_module, *args):
         optimizer = trainer.optimizers[0].state_dict()["state"]
         average = next(c for c in trainer.callbacks if isinstance(c, EMA)).averages["network"].state_dict()
-        self.states.append(copy.deepcopy((dict(pl_module.state_dict()), optimizer, dict(average), pl_module.tracked())))
+        figures = pl_module.means.take()
+        self.states.append(copy.deepcopy((dict(pl_module.state_dict()), optimizer, dict(average), figures)))
 
 
 def train(quiet_trainer, bad, steps):
@@ -59,10 +61,30 @@ def test_a_skipped_step_changes_nothing(quiet_trainer, capsys):
     assert states[2][3] == {}
     assert math.isfinite(states[3][3]["loss"])
     assert model.images_seen == 64
-    assert model.skipped_steps == 1
+    assert model.guard.skipped_steps == 1
     assert "the gradient of the loss is not finite at 48 images seen" in capsys.readouterr().out
 
 
 def test_ten_in_a_row_end_the_run(quiet_trainer):
     with pytest.raises(TrainingDiverged, match="10 steps in a row"):
         train(quiet_trainer, bad=tuple(range(1, 30)), steps=30)
+
+
+class Uncounted(Classifier):
+    def count_images(self, batch, taken=True):
+        pass
+
+
+def test_a_family_that_does_not_count_its_images_is_told_so(quiet_trainer):
+    data = ImageDataModule(Digits(), batch_size=16)
+    model = Uncounted(data.spec, SmallClassifier, lambda parameters: torch.optim.Adam(parameters, 1e-3))
+    with pytest.raises(InputError, match=r"Uncounted\.training_step did not count its images: let it end with self\."):
+        quiet_trainer(max_steps=5).fit(model, data)
+
+
+def test_a_hook_that_is_given_to_one_model_is_called(quiet_trainer):
+    data = ImageDataModule(Digits(), batch_size=16)
+    model, called = Faulty(data.spec, SmallClassifier, lambda parameters: torch.optim.Adam(parameters, 1e-3)), []
+    model.on_train_batch_end = lambda *args: called.append(args)
+    quiet_trainer(max_steps=2).fit(model, data)
+    assert len(called) == 2

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import lightning_gen
+from lightning_gen.core.descriptions import build, describe
+from lightning_gen.core.errors import InputError
+from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data import Digits, ImageDataModule
-from lightning_gen.describe import build, describe
-from lightning_gen.errors import InputError
 from lightning_gen.models import VQVAE, Codes, Uniform
 from lightning_gen.networks import FSQ, GridDecoder, GridEncoder, VectorQuantizer
-from lightning_gen.spec import ImageSpec
 
 DIGITS = Digits.spec
 
@@ -30,7 +30,7 @@ def store(path, quiet_trainer, quantizer, seed=0, data=True, **options):
     return str(path)
 
 
-@pytest.fixture(scope="module", params=[partial(VectorQuantizer, codes=12, dim=4), partial(FSQ, levels=[5, 3, 2])])
+@pytest.fixture(scope="module", params=[partial(VectorQuantizer, codes=12, dim=4), partial(FSQ, levels=[8, 8, 5])])
 def checkpoint(request, tmp_path_factory, quiet_trainer):
     return store(tmp_path_factory.mktemp("codes") / "vq.ckpt", quiet_trainer, request.param)
 
@@ -41,7 +41,7 @@ def test_the_images_are_the_models_own_codes(checkpoint):
     for part in ("train", "val", "test"):
         images, plain = source.load(part), Digits().load(part)
         expected = model.encode(torch.from_numpy(plain.levels))
-        assert images.levels.dtype == np.uint8
+        assert images.levels.dtype == source.spec.array_dtype
         np.testing.assert_array_equal(images.levels[:, 0], expected.numpy())
         np.testing.assert_array_equal(images.labels, plain.labels)
 
@@ -97,8 +97,8 @@ def test_what_has_no_codes_is_refused_in_one_line(tmp_path, quiet_trainer, make_
     trainer.save_checkpoint(tmp_path / "uniform.ckpt")
     with pytest.raises(InputError, match=r"uniform.ckpt holds a Uniform, which has no codes"):
         Codes(str(tmp_path / "uniform.ckpt"))
-    many = store(tmp_path / "many.ckpt", quiet_trainer, partial(FSQ, levels=[8, 8, 8]))
-    with pytest.raises(InputError, match="512 codes cannot be the levels of images, of which there are at most 256"):
+    many = store(tmp_path / "many.ckpt", quiet_trainer, partial(FSQ, levels=[40, 40, 40]))
+    with pytest.raises(InputError, match="levels must be at most 32768, got 64000"):
         Codes(many)
     bare = store(tmp_path / "bare.ckpt", quiet_trainer, VectorQuantizer, data=False)
     with pytest.raises(InputError, match="does not say on which data its model was trained"):

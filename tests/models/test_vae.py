@@ -8,7 +8,6 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +15,11 @@ import torch
 
 import lightning_gen
 from lightning_gen.cli import main
-from lightning_gen.commands.ais import Decoder
+from lightning_gen.core.context import TrainingContext
+from lightning_gen.core.errors import InputError
+from lightning_gen.core.protocols import HasImportanceSamples
+from lightning_gen.core.ranks import Ranks
+from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data import Batch, Digits, ImageDataModule
 from lightning_gen.distributions import (
     BernoulliPixels,
@@ -30,14 +33,11 @@ from lightning_gen.distributions import (
     MixturePrior,
     VampPrior,
 )
-from lightning_gen.errors import InputError
-from lightning_gen.models import VAE, HasLatent, HasLikelihood
-from lightning_gen.models.base import HasLatentLikelihood
+from lightning_gen.models import VAE
 from lightning_gen.networks import ConvDecoder, ConvEncoder, GridEncoder, MLPDecoder, MLPEncoder
 from lightning_gen.objectives import ELBO, IWAE, BetaTCVAE, DReG, InfoVAE
 from lightning_gen.runs import RunFolder
-from lightning_gen.samplers import AnnealedImportanceSampling, PriorSampler
-from lightning_gen.spec import ImageSpec
+from lightning_gen.samplers import AnnealedImportanceSampling, PriorSampler, decoder_of
 
 CONFIG = str(Path(__file__).parents[1] / "conf" / "vae.yaml")
 DIGITS = ImageSpec(1, 8, 8, 17, num_classes=10)
@@ -79,7 +79,7 @@ def train(model: VAE, levels: torch.Tensor, steps: int, rate: float = 1e-2, labe
     for _ in range(steps):
         noise = torch.randn(size, generator=generator, dtype=model.dtype)
         optimizer.zero_grad()
-        model.objective(model.terms(levels, labels, noise)).mean().backward()
+        model.objective(model.terms(levels, labels, noise), TrainingContext()).mean().backward()
         optimizer.step()
         schedule.step()
     return model
@@ -96,33 +96,12 @@ def test_terms_are_those_of_the_parts_one_latent_at_a_time():
     assert terms.kl is None
     for k, b in itertools.product(range(5), range(4)):
         theta = model.encoder(model.spec.to_unit(levels[b : b + 1], torch.float64), labels[b : b + 1])
-        latent, nats = model.posterior.draw(theta, noise[k, b][None, None])
-        planes = model.decoder(latent[0], labels[b : b + 1])
+        latent, log_density = model.posterior.draw(theta, noise[k, b][None, None])
+        pixels = model.decoder(latent[0], labels[b : b + 1])
         torch.testing.assert_close(terms.latent[k, b], latent[0, 0])
-        torch.testing.assert_close(terms.log_posterior[k, b], nats[0, 0])
+        torch.testing.assert_close(terms.log_posterior[k, b], log_density()[0, 0])
         torch.testing.assert_close(terms.log_prior[k, b], model.prior.log_prob(latent)[0, 0])
-        torch.testing.assert_close(terms.log_conditional[k, b], model.pixels.log_prob(levels[b : b + 1], planes)[0])
-
-
-@pytest.mark.parametrize("objective", [ELBO(beta=2.0), ELBO(free_bits=0.5), InfoVAE()], ids=["beta", "free", "info"])
-def test_objectives_that_need_no_densities_are_spared_them_and_give_the_same(objective):
-    class Demanding(type(objective)):
-        needs_densities = True
-
-    levels, noise = random_levels(DIGITS, 4), torch.randn(1, 4, 3, dtype=torch.float64)
-    demanding = Demanding(**{name: value for name, value in vars(objective).items() if name != "samples"})
-    losses, terms = [], []
-    for given in (objective, demanding):
-        model = shaken(make(objective=given))
-        terms.append(model.terms(levels, None, noise))
-        losses.append(given(terms[-1]))
-    torch.testing.assert_close(*losses, rtol=0, atol=0)
-    assert terms[0].log_prior is terms[0].log_posterior is None
-    assert terms[1].log_prior.shape == terms[1].log_posterior.shape == (1, 4)
-    # Without a closed form, and for a likelihood, they are computed for everybody.
-    assert shaken(make(objective=objective)).terms(levels, None, noise, exact_kl=False).log_weights.shape == (1, 4)
-    flows = shaken(make(objective=objective, posterior=FlowPosterior))
-    assert flows.terms(levels, None, noise).divergence.shape == (4,)
+        torch.testing.assert_close(terms.log_conditional[k, b], model.pixels.log_prob(levels[b : b + 1], pixels)[0])
 
 
 def shaken(model: VAE, scale: float = 0.3) -> VAE:
@@ -134,56 +113,49 @@ def shaken(model: VAE, scale: float = 0.3) -> VAE:
     return model
 
 
-@pytest.mark.parametrize("objective", [DReG(4), IWAE(4)], ids=["dreg", "iwae"])
-def test_dreg_is_given_a_density_that_does_not_heed_the_encoder(objective):
-    model = shaken(make(objective=objective))
+def test_the_encoder_is_given_the_gradient_of_importance_weights():
     levels, noise = random_levels(DIGITS, 4), torch.randn(4, 4, 3, dtype=torch.float64)
-    theta = model.encode_to_theta(levels, None).detach().requires_grad_()
-    model.encode_to_theta = lambda levels, labels: theta
-    (found,) = torch.autograd.grad(objective(model.terms(levels, None, noise)).sum(), theta)
-    # Tucker et al. (2019), equation 8: the squared normalised weights times the path derivative.
-    mean, log_variance = theta.chunk(2, -1)
-    latent = mean + (0.5 * log_variance).exp() * noise
-    fixed = theta.detach() if isinstance(objective, DReG) else theta
-    log_weights = (
-        model.log_conditional_of_many(levels, latent, None)
-        + model.prior.log_prob(latent)
-        - model.posterior.log_prob(fixed, latent)
-    )
-    share = torch.softmax(log_weights.detach(), 0)
-    surrogate = (share.square() if isinstance(objective, DReG) else share) * log_weights
-    (expected,) = torch.autograd.grad(-surrogate.sum(), theta)
-    torch.testing.assert_close(found, expected)
+    for objective in (DReG(4), IWAE(4)):
+        model = shaken(make(objective=objective))
+        theta = model.posterior_parameters(levels, None).detach().requires_grad_()
+        model.posterior_parameters = lambda levels, labels, theta=theta: theta
+        loss = objective(model.terms(levels, None, noise), TrainingContext()).sum()
+        (found,) = torch.autograd.grad(loss, theta)
+        # Tucker et al. (2019), equation 8: the squared normalised weights times the path derivative.
+        mean, log_variance = theta.chunk(2, -1)
+        latent = mean + (0.5 * log_variance).exp() * noise
+        fixed = theta.detach() if isinstance(objective, DReG) else theta
+        conditional = model.log_conditional(levels, latent, None)
+        log_weights = conditional + model.prior.log_prob(latent) - model.posterior.log_prob(fixed, latent)
+        share = torch.softmax(log_weights.detach(), 0)
+        surrogate = (share.square() if isinstance(objective, DReG) else share) * log_weights
+        (expected,) = torch.autograd.grad(-surrogate.sum(), theta)
+        torch.testing.assert_close(found, expected)
 
 
 def test_ranks_take_slices_of_one_noise_so_that_their_mean_gradient_is_one_ranks():
     levels, labels = digits(8)
     options = {"objective": ELBO(samples=2), "prior": partial(MixturePrior, components=2)}
 
-    def gradients(model, rows, ranks):
-        model._trainer, model._own_ranks = SimpleNamespace(), ranks
+    def gradients(model, ranks):
+        model.ranks, rows = ranks, ranks.rows(8 // ranks.count)
         model.training_step(Batch(levels[rows], labels[rows], None), 0).backward()
+        assert model.images_seen == 8
         return torch.cat([p.grad.flatten() for p in model.parameters()])
 
-    one = gradients(make(**options).double(), slice(8), (0, 1))
-    two = [gradients(make(**options).double(), slice(4 * r, 4 * r + 4), (r, 2)) for r in (0, 1)]
+    one = gradients(make(**options).double(), Ranks())
+    two = [gradients(make(**options).double(), Ranks(rank, 2)) for rank in (0, 1)]
     torch.testing.assert_close(sum(two) / 2, one)
-    # The prior's draws are sliced, too.
-    seen = []
-    for ranks, rows in (((0, 1), 8), ((0, 2), 4), ((1, 2), 4)):
-        model = make(objective=InfoVAE()).double()
-        model._trainer, model._own_ranks = SimpleNamespace(), ranks
-        seen.append(model.terms(levels[:rows], None, torch.zeros(1, rows, 3).double()).prior_draw)
-    torch.testing.assert_close(torch.cat(seen[1:]), seen[0])
 
 
 def test_training_counts_images_after_the_step_and_warms_up_by_them(quiet_trainer, make_batches):
     seen = []
 
     class Watched(ELBO):
-        def __call__(self, terms):
-            seen.append((terms.images_seen, terms.num_images))
-            return super().__call__(terms)
+        def __call__(self, terms, context):
+            if context.device == torch.device("cpu") and terms.latent.requires_grad:  # not of the trial
+                seen.append((context.images_seen, context.num_images))
+            return super().__call__(terms, context)
 
     model = make(objective=Watched(warmup=100))
     quiet_trainer().fit(model, make_batches(DIGITS, 3, 8))
@@ -194,23 +166,35 @@ def test_training_counts_images_after_the_step_and_warms_up_by_them(quiet_traine
     assert seen == [(0, 1097), (16, 1097)]
 
 
-@pytest.mark.parametrize(
-    ("options", "longest"),
-    [
+def test_figures_of_a_step_are_the_loss_and_both_sides_of_the_bound(make_batches):
+    model = make(objective=ELBO(beta=0.5))
+    batch = make_batches(DIGITS, 1, 8)[0]
+    noise = model.context.normal("posterior", 1, 8, 3, dim=1)
+    loss = model.training_step(batch, 0)
+    terms = model.terms(batch.levels, batch.labels, noise)
+    model.means.conclude(taken=True)
+    figures = model.means.take()
+    assert figures.keys() == {"loss", "reconstruction", "kl"}
+    assert figures["loss"] == pytest.approx(loss.item())
+    assert figures["kl"] == pytest.approx(float(terms.kl.sum(1).mean()), rel=1e-5)
+    assert figures["reconstruction"] == pytest.approx(-float(terms.log_conditional.mean()), rel=1e-5)
+    assert figures["loss"] == pytest.approx(figures["reconstruction"] + 0.5 * figures["kl"], rel=1e-5)
+
+
+def test_the_trainer_clips_gradients(quiet_trainer, make_batches):
+    for options, longest in (
         ({}, None),
         ({"gradient_clip_val": 1e-3}, 2),
         ({"gradient_clip_val": 1e-3, "gradient_clip_algorithm": "value"}, math.inf),
-    ],
-)
-def test_the_trainer_clips_gradients(options, longest, quiet_trainer, make_batches):
-    model = make(optimizer=partial(torch.optim.SGD, lr=1.0))
-    before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
-    quiet_trainer(**options).fit(model, make_batches(DIGITS, 1, 8))
-    moved = torch.nn.utils.parameters_to_vector(model.parameters()).detach() - before  # by the gradient
-    if longest is None:
-        assert float(moved.norm()) > 0.1
-    else:
-        assert float(torch.linalg.vector_norm(moved, longest)) == pytest.approx(1e-3, rel=0.01)
+    ):
+        model = make(optimizer=partial(torch.optim.SGD, lr=1.0))
+        before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+        quiet_trainer(**options).fit(model, make_batches(DIGITS, 1, 8))
+        moved = torch.nn.utils.parameters_to_vector(model.parameters()).detach() - before  # by the gradient
+        if longest is None:
+            assert float(moved.norm()) > 0.1
+        else:
+            assert float(torch.linalg.vector_norm(moved, longest)) == pytest.approx(1e-3, rel=0.01)
 
 
 # --- likelihoods ------------------------------------------------------------------------------------------------------
@@ -220,8 +204,8 @@ def exact_nats(model: VAE, levels: torch.Tensor, reach: float = 10.0, points: in
     """log p of images under a model of one latent, by the trapezoidal rule (exact beyond all digits shown)."""
     z = torch.linspace(-reach, reach, points, dtype=torch.float64)
     with torch.no_grad():
-        conditional = model.log_conditional_of_many(levels, z[:, None, None].expand(-1, len(levels), -1), None)
-        joint = conditional + model.log_prior(z[:, None])[:, None]
+        conditional = model.log_conditional(levels, z[:, None, None].expand(-1, len(levels), -1))
+        joint = conditional + model.prior.log_prob(z[:, None])[:, None]
     return torch.logsumexp(joint, 0) + math.log(z[1] - z[0])
 
 
@@ -243,57 +227,63 @@ ONE_LATENT = {
 }
 
 
-@pytest.mark.parametrize("steps", [0, 60], ids=["untrained", "trained"])
 @pytest.mark.parametrize("kind", ONE_LATENT)
-def test_probabilities_of_all_images(kind, steps):
+def test_probabilities_of_all_images(kind):
     """The likelihood sums to 1, and what bounds it from below to less: ever less for fewer importance samples."""
     images = every_image(TINY)
     model = shaken(make(TINY, widths=(8,), latent_dim=1, **ONE_LATENT[kind]), 0.2).eval()
-    train(model, images[[0, 13, 26, 40, 80]], steps)
-    exact = exact_nats(model, images)
-    assert float(exact.exp().sum()) == pytest.approx(1.0, abs=1e-4)
     noise = torch.randn(1024, 81, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    with torch.no_grad():
-        log_weights = model.terms(images, None, noise, exact_kl=False).log_weights
-    sums = []
-    for samples in (1, 8, 64):
-        grouped = log_weights.view(samples, -1, 81)
-        bounds = torch.logsumexp(grouped, 0) - math.log(samples)
-        sums.append(float(bounds.mean(0).exp().sum()))
-    assert sums[0] < sums[1] < sums[2] < 1.01  # the last is all but exact, up to its noise
-    assert sums[1] < 1
-    assert sums[2] > 0.9
+    for steps in (0, 60):
+        train(model, images[[0, 13, 26, 40, 80]], steps)
+        exact = exact_nats(model, images)
+        assert float(exact.exp().sum()) == pytest.approx(1.0, abs=1e-4)
+        with torch.no_grad():
+            log_weights = model.terms(images, None, noise).log_weights
+        sums = []
+        for samples in (1, 8, 64):
+            grouped = log_weights.view(samples, -1, 81)
+            bounds = torch.logsumexp(grouped, 0) - math.log(samples)
+            sums.append(float(bounds.mean(0).exp().sum()))
+        assert sums[0] < sums[1] < sums[2] < 1.01  # the last is all but exact, up to its noise
+        assert sums[1] < 1
+        assert sums[2] > 0.9
 
 
 @pytest.mark.parametrize("kind", ONE_LATENT)
-def test_the_likelihood_converges_on_the_exact_one(kind, monkeypatch):
+def test_the_likelihood_converges_on_the_exact_one(kind, monkeypatch, generator):
     images = every_image(TINY)[::5]
     model = shaken(make(TINY, widths=(8,), latent_dim=1, importance_samples=8000, **ONE_LATENT[kind]), 0.2)
     train(model, images, 60)  # or the encoder looks where the posterior is not
     monkeypatch.setattr("lightning_gen.models.variational.ROWS_AT_ONCE", 50_000)  # several chunks, the last one smaller
-    found = model.likelihood(images)
+    with torch.no_grad():
+        found = model.likelihood(images, generator=generator)
     assert (found.kind, found.num_samples) == ("bound", 8000)
     torch.testing.assert_close(found.nats, exact_nats(model, images), rtol=0, atol=0.04)
 
 
-def test_the_likelihood_is_the_bound_of_its_noise_whatever_the_chunks(monkeypatch):
-    """Of 24 latents for each image in four chunks of at most seven."""
+def test_the_likelihood_is_the_bound_of_its_generators_noise_in_chunks(monkeypatch):
+    """Of 24 latents for each of four images, in chunks of at most seven."""
     model = shaken(make(importance_samples=24))
     levels = random_levels(DIGITS, 4)
-    drawn = []
-    real = torch.randn
-
-    def randn(*args, **kwargs):
-        drawn.append(real(*args, **kwargs))
-        return drawn[-1]
-
     monkeypatch.setattr("lightning_gen.models.variational.ROWS_AT_ONCE", 28)
-    monkeypatch.setattr(torch, "randn", randn)
-    found = model.likelihood(levels).nats
-    assert [len(noise) for noise in drawn] == [7, 7, 7, 3]
-    terms = model.terms(levels, None, torch.cat(drawn).double(), exact_kl=False)
+    kept = torch.get_rng_state()
+    found = model.likelihood(levels, generator=torch.Generator().manual_seed(0)).nats
+    source = torch.Generator().manual_seed(0)
+    noise = torch.cat([torch.randn(count, 4, 3, generator=source) for count in (7, 7, 7, 3)])
+    terms = model.terms(levels, None, noise.double())
     expected = np.log(np.exp(terms.log_weights.detach().numpy()).mean(0))
-    np.testing.assert_allclose(found.numpy(), expected)
+    np.testing.assert_allclose(found.detach().numpy(), expected)
+    assert torch.equal(torch.get_rng_state(), kept)
+    again, other = (model.likelihood(levels, generator=torch.Generator().manual_seed(seed)).nats for seed in (0, 1))
+    assert torch.equal(again, found)
+    assert not torch.equal(other, found)
+
+
+def test_the_likelihood_is_differentiable_in_all_parameters(generator):
+    model = shaken(make(importance_samples=3, prior=MixturePrior))
+    assert isinstance(model, HasImportanceSamples)
+    model.likelihood(random_levels(DIGITS, 4), generator=generator).nats.sum().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in model.parameters())
 
 
 # --- probabilistic PCA ------------------------------------------------------------------------------------------------
@@ -320,25 +310,26 @@ def pca_images() -> tuple[ImageSpec, torch.Tensor, float]:
     return spec, levels, nats + 6 * math.log(2 / 255)
 
 
-@pytest.mark.parametrize("posterior", [DiagonalPosterior, FullPosterior])
-def test_a_linear_vae_reaches_probabilistic_pca(posterior):
+def test_a_linear_vae_reaches_probabilistic_pca():
     spec, levels, exact = pca_images()
-    model = make(
-        spec,
-        widths=(),
-        latent_dim=2,
-        posterior=posterior,
-        likelihood=partial(GaussianPixels, scale="shared"),
-        objective=ELBO(),
-        importance_samples=200,
-    ).double()
-    train(model, levels, steps=600, rate=0.1)
-    noise = torch.randn(200, len(levels), 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    with torch.no_grad():
-        terms = model.terms(levels, None, noise)
-    elbo = float((terms.log_conditional.mean(0) - terms.divergence).mean())
-    assert exact - 0.05 < elbo < exact + 0.005
-    assert exact - 0.05 < float(model.likelihood(levels).nats.mean()) < exact + 0.005
+    for posterior in (DiagonalPosterior, FullPosterior):
+        model = make(
+            spec,
+            widths=(),
+            latent_dim=2,
+            posterior=posterior,
+            likelihood=partial(GaussianPixels, scale="shared"),
+            objective=ELBO(),
+            importance_samples=200,
+        ).double()
+        train(model, levels, steps=300, rate=0.3)
+        noise = torch.randn(300, len(levels), 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        with torch.no_grad():
+            terms = model.terms(levels, None, noise)
+            bound = model.likelihood(levels, generator=torch.Generator().manual_seed(2)).nats.mean()
+        elbo = float((terms.log_conditional.mean(0) - terms.divergence).mean())
+        assert exact - 0.05 < elbo < exact + 0.005
+        assert exact - 0.05 < float(bound) < exact + 0.005
 
 
 # --- latents ----------------------------------------------------------------------------------------------------------
@@ -347,32 +338,24 @@ def test_a_linear_vae_reaches_probabilistic_pca(posterior):
 def test_a_model_that_knows_four_images_by_heart_gives_them_back():
     levels, _ = digits(4)
     model = make(widths=(64,), likelihood=LogisticPixels, objective=ELBO(beta=0.01))
-    train(model, levels, steps=300)
+    train(model, levels, steps=200)
     back = model.decode(model.encode(levels))
     error = (back.int() - levels.int()).abs().float().mean()
     apart = (levels[:1].int() - levels[1:].int()).abs().float().mean()
     assert error < 0.5 < 2 < apart
-    assert isinstance(model, HasLatent)
-    assert isinstance(model, HasLikelihood)
-    assert isinstance(model, HasLatentLikelihood)
 
 
 def test_samplers_change_latents_and_pixels(generator):
     model = shaken(make(), 0.1).float()
-    latent = model.draw_latents(4000, generator)
+    assert (model.latents, model.latent_shape) == ("normal", (3,))
+    assert make(prior=MixturePrior).latents == "continuous"
+    latent = model.draw_latents(4000, generator=generator)
+    assert latent.shape == (4000, 3)
     assert float(latent.std()) == pytest.approx(1, abs=0.05)
     model.sampler = PriorSampler(temperature=0.5, pixels="mean")
-    same = model.draw_latents(4000, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(same, 0.5 * latent)
     drawn = model.sample(5, generator=torch.Generator().manual_seed(1))
-    expected = model.decode(model.draw_latents(5, torch.Generator().manual_seed(1)))
-    assert torch.equal(drawn, expected)
-    for options, message in (
-        ({"temperature": 0}, "temperature must be above 0"),
-        ({"pixels": "best"}, "sample or mean"),
-    ):
-        with pytest.raises(InputError, match=message):
-            PriorSampler(**options)
+    expected = model.draw_latents(5, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(drawn, model.decode(0.5 * expected))
 
 
 def test_samples_follow_the_likelihood():
@@ -395,8 +378,11 @@ def test_classes_are_heeded_by_what_is_conditional():
     model = make(**CONDITIONAL, likelihood=LogisticPixels, importance_samples=50)
     assert model.conditional
     train(model, levels, steps=150, labels=labels)
-    right, wrong = (float(model.likelihood(levels, given).nats.mean()) for given in (labels, (labels + 1) % 10))
-    assert right > wrong + 5
+    right, *wrong = (
+        float(model.likelihood(levels, (labels + k) % 10, generator=torch.Generator().manual_seed(0)).nats.mean())
+        for k in range(10)
+    )
+    assert right > max(wrong) + 5
     latent = model.encode(levels, labels)
     assert not torch.equal(latent, model.encode(levels, labels.flip(0)))
     assert not torch.equal(model.decode(latent, labels), model.decode(latent, labels.flip(0)))
@@ -459,7 +445,7 @@ def test_active_units_tell_a_collapsed_model_from_a_good_one():
     found = {}
     for decoder in (MLPDecoder, DeafDecoder):
         model = make(decoder=partial(decoder, widths=(32,)), likelihood=LogisticPixels)
-        train(model, levels, steps=200)
+        train(model, levels, steps=120)
         found[decoder] = model.diagnostics(Batch(levels, labels, None))
     assert int(found[MLPDecoder]["active_units"]) == 3
     assert int(found[DeafDecoder]["active_units"]) == 0
@@ -470,18 +456,18 @@ def test_active_units_tell_a_collapsed_model_from_a_good_one():
 
 
 def test_annealed_importance_sampling_agrees_with_many_importance_samples():
-    levels = digits(200)[0][:, :, 2:5, 2:5].contiguous()
+    levels = digits(100)[0][:, :, 2:5, 2:5].contiguous()
     spec = ImageSpec(1, 3, 3, 17)
     options = {"likelihood": partial(LogisticPixels, components=1), "prior": partial(MixturePrior, components=2)}
-    model = make(spec, latent_dim=2, importance_samples=5000, **options)
-    train(model, levels, steps=200)
+    model = make(spec, latent_dim=2, importance_samples=2000, **options)
+    train(model, levels, steps=150)
     model.requires_grad_(False).eval()
     generator = torch.Generator().manual_seed(0)
-    target = Decoder(model).target(levels[:12], None)
-    method = AnnealedImportanceSampling(steps=200, chains=8)
+    target = decoder_of(model).target(levels[:12])
+    method = AnnealedImportanceSampling(steps=120, chains=8)
     annealed = method.forward(target, method.tune(target, generator), generator)
     error = (annealed.log_weights - annealed.bound).exp().std(0) / math.sqrt(8)
-    difference = annealed.bound - model.likelihood(levels[:12]).nats
+    difference = annealed.bound - model.likelihood(levels[:12], generator=generator).nats
     assert bool((difference.abs() < 4 * error + 0.02).all())
     assert float(difference.mean().abs()) < 4 * float(error.square().mean().sqrt()) / math.sqrt(12) + 0.02
 
@@ -489,113 +475,90 @@ def test_annealed_importance_sampling_agrees_with_many_importance_samples():
 # --- precision --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"likelihood": LogisticPixels, "objective": DReG(3), "posterior": FullPosterior, "prior": MixturePrior},
-        {"likelihood": GaussianPixels, "posterior": FlowPosterior, "prior": FlowPrior, "objective": InfoVAE()},
-        {"likelihood": CategoricalPixels, "prior": VampPrior, "objective": ELBO(free_bits=0.1)},
-    ],
-    ids=["logistic-dreg", "gaussian-flows", "categorical-vamp"],
-)
-def test_half_precision_is_of_the_networks_alone(precision, options, quiet_trainer, make_batches):
-    dtypes = set()
-    model = make(**options)
-    original = type(model.pixels).log_prob
+class Watching:
+    """An objective that writes down in what precision it is given its terms."""
 
-    def log_prob(self, levels, theta):
-        nats = original(self, levels, theta)
-        dtypes.add((theta.dtype, nats.dtype, torch.is_autocast_enabled("cpu")))
-        return nats
-
-    type(model.pixels).log_prob, kept = log_prob, type(model.pixels).__dict__.get("log_prob")
-    terms = []
-    objective, model.objective = model.objective, WrappedObjective(model.objective, terms)
-    try:
-        quiet_trainer(precision=precision).fit(model, make_batches(DIGITS, 3, 8))
-    finally:
-        if kept is None:
-            del type(model.pixels).log_prob
-        else:
-            type(model.pixels).log_prob = kept
-        model.objective = objective
-    assert dtypes == {(torch.float32, torch.float32, False)}
-    for each in terms:
-        assert each.log_prior.dtype == each.log_posterior.dtype == each.latent.dtype == torch.float32
-    assert model.skipped_steps == 0
-    assert all(bool(torch.isfinite(value).all()) for value in model.state_dict().values())
-    assert bool(torch.isfinite(model.likelihood(random_levels(DIGITS)).nats).all())
-    assert model.sample(3, generator=torch.Generator().manual_seed(0)).shape == (3, 1, 8, 8)
-
-
-class WrappedObjective:
-    """An objective whose terms are kept."""
-
-    def __init__(self, objective, terms):
-        self.objective, self.kept = objective, terms
+    def __init__(self, objective, dtypes):
+        self.objective, self.dtypes = objective, dtypes
 
     def __getattr__(self, name):
         return getattr(self.objective, name)
 
-    def __call__(self, terms):
-        self.kept.append(terms)
-        return self.objective(terms)
+    def __call__(self, terms, context):
+        given = (terms.latent, terms.log_prior, terms.log_posterior, terms.log_conditional)
+        self.dtypes |= {(each.dtype, torch.is_autocast_enabled("cpu")) for each in given}
+        return self.objective(terms, context)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_half_precision_is_of_the_networks_alone(precision, quiet_trainer, make_batches, monkeypatch):
+    for options in (
+        {"likelihood": LogisticPixels, "objective": DReG(3), "posterior": FullPosterior, "prior": MixturePrior},
+        {"likelihood": GaussianPixels, "posterior": FlowPosterior, "prior": FlowPrior, "objective": InfoVAE()},
+        {"likelihood": CategoricalPixels, "prior": VampPrior, "objective": ELBO(free_bits=0.1)},
+    ):
+        dtypes, model = set(), make(**options)
+        log_prob = model.pixels.log_prob
+
+        def watching(levels, theta, log_prob=log_prob, dtypes=dtypes):
+            nats = log_prob(levels, theta)
+            dtypes |= {(each.dtype, torch.is_autocast_enabled("cpu")) for each in (theta, nats)}
+            return nats
+
+        model.pixels.log_prob = watching
+        objective, model.objective = model.objective, Watching(model.objective, dtypes)
+        quiet_trainer(precision=precision).fit(model, make_batches(DIGITS, 3, 8))
+        model.objective = objective
+        assert dtypes == {(torch.float32, False)}
+        assert model.guard.skipped_steps == 0
+        assert all(bool(torch.isfinite(value).all()) for value in model.state_dict().values())
+        assert bool(torch.isfinite(model.likelihood(random_levels(DIGITS)).nats).all())
+        assert model.sample(3, generator=torch.Generator().manual_seed(0)).shape == (3, 1, 8, 8)
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: make(likelihood=BernoulliPixels), "BernoulliPixels is a probability of images of 2 levels, and these"),
-        (lambda: make(importance_samples=0), "VAE: importance_samples must be at least 1, got 0"),
-        (lambda: make(latent_dim=0), "DiagonalPosterior: latent_dim must be at least 1, got 0"),
-        (lambda: make(TINY, **CONDITIONAL), "MLPEncoder: conditional needs classes, but these images have none"),
+def test_parts_that_do_not_fit_are_refused_when_the_model_is_made():
+    for options, message in (
+        ({"likelihood": BernoulliPixels}, "BernoulliPixels is a probability of images of 2 levels, and these"),
+        ({"importance_samples": 0}, "VAE.importance_samples must be at least 1, got 0"),
+        ({"latent_dim": 0}, "DiagonalPosterior.latent_dim must be a positive integer, got 0"),
+        ({"spec": TINY, **CONDITIONAL}, "MLPEncoder: conditional needs classes, but these images have none"),
         (
-            lambda: make(encoder=CONDITIONAL["encoder"]),
-            "MLPEncoder is class-conditional and MLPDecoder is not: labels belong to the decoder",
+            {"encoder": CONDITIONAL["encoder"]},
+            "VAE: the encoder is class-conditional and the decoder, where labels belong, is not",
         ),
-        (lambda: make(prior=VampPrior, **CONDITIONAL), "VampPrior encodes pseudo-images, which have no classes"),
-        (lambda: make(prior=VampPrior, posterior=FlowPosterior), "VampPrior needs the density of given latents"),
+        ({"prior": VampPrior, **CONDITIONAL}, "VampPrior encodes pseudo-images, which have no classes"),
+        ({"prior": VampPrior, "posterior": FlowPosterior}, "VampPrior needs the density of given latents"),
         (
-            lambda: make(posterior=FlowPosterior, objective=DReG()),
-            "DReG needs the density of given latents in one pass, which FlowPosterior has not: take IWAE",
-        ),
-        (
-            lambda: make(posterior=FlowPosterior, objective=BetaTCVAE()),
-            "BetaTCVAE needs a DiagonalPosterior, not a FlowPosterior",
+            {"posterior": FlowPosterior, "objective": DReG()},
+            "VAE: DReG: it needs the density of given latents in one pass, which FlowPosterior has not: take IWAE",
         ),
         (
-            lambda: make(posterior=FullPosterior, objective=BetaTCVAE()),
-            "BetaTCVAE needs a DiagonalPosterior, not a FullPosterior",
+            {"posterior": FlowPosterior, "objective": BetaTCVAE()},
+            "VAE: BetaTCVAE: it needs a DiagonalPosterior, not a FlowPosterior",
         ),
         (
-            lambda: make(prior=MixturePrior, sampler=PriorSampler(0.7)),
-            "sampler.temperature is of a standard normal prior, not of a MixturePrior",
+            {"posterior": FullPosterior, "objective": BetaTCVAE()},
+            "VAE: BetaTCVAE: it needs a DiagonalPosterior, not a FullPosterior",
         ),
         (
-            lambda: make(encoder=lambda spec, outputs: MLPEncoder(spec, outputs - 1)),
-            r"MLPEncoder must give 6 numbers for DiagonalPosterior, and gave \(5,\)",
+            {"encoder": lambda spec, outputs: MLPEncoder(spec, outputs - 1)},
+            r"VAE: MLPEncoder must give the posterior's parameters, \(B, 6\), and gave \(2, 5\)",
         ),
         (
-            lambda: make(decoder=lambda spec, dims, planes: MLPDecoder(spec, dims, 4)),
-            r"MLPDecoder must give \(17, 8, 8\) for CategoricalPixels, and gave \(4, 8, 8\)",
+            {"decoder": lambda spec, dims, channels: MLPDecoder(spec, dims, 4)},
+            r"VAE: MLPDecoder must give the pixels' parameters, \(B, 17, 8, 8\), and gave \(2, 4, 8, 8\)",
         ),
+        ({"encoder": GridEncoder}, r"VAE: GridEncoder cannot be called with \(2, 1, 8, 8\), labels: .*takes 2"),
         (
-            lambda: make(encoder=GridEncoder),
-            r"VAE: GridEncoder cannot be called with \(2, 1, 8, 8\), labels: .*takes 2",
-        ),
-        (
-            lambda: make(ImageSpec(1, 8, 12, 17), encoder=ConvEncoder, decoder=ConvDecoder),
+            {"spec": ImageSpec(1, 8, 12, 17), "encoder": ConvEncoder, "decoder": ConvDecoder},
             "ConvEncoder makes square images only, got 8x12",
         ),
-    ],
-)
-def test_parts_that_do_not_fit_are_refused_when_the_model_is_made(build, message):
-    with pytest.raises(InputError, match=message):
-        build()
+    ):
+        with pytest.raises(InputError, match=message):
+            make(**options)
 
 
 def test_what_does_not_fit_is_refused_when_it_is_given():
@@ -604,47 +567,36 @@ def test_what_does_not_fit_is_refused_when_it_is_given():
         (lambda: model.likelihood(random_levels(ImageSpec(1, 9, 8, 17))), r"expected shape \(B, 1, 8, 8\)"),
         (lambda: model.encode(random_levels(ImageSpec(3, 8, 8, 17))), r"expected shape \(B, 1, 8, 8\)"),
         (lambda: model.likelihood(random_levels(DIGITS).float()), "expected levels of dtype uint8"),
-        (lambda: model.likelihood(random_levels(DIGITS) + 1), "level 17 is outside 0 .. 16"),
+        (lambda: model.likelihood(random_levels(DIGITS) + 1), r"level 17 is outside 0 \.\. 16"),
         (lambda: model.decode(torch.zeros(2, 4)), r"latents are \(B, 3\), got \(2, 4\)"),
         (lambda: model.decode(torch.zeros(3)), r"latents are \(B, 3\), got \(3,\)"),
-        (lambda: model.log_prior(torch.zeros(2, 4)), r"latents are \(B, 3\), got \(2, 4\)"),
-        (
-            lambda: model.log_conditional(random_levels(DIGITS), torch.zeros(6, 4)),
-            r"latents are \(B, 3\), got \(6, 4\)",
-        ),
-        (lambda: model.log_conditional(random_levels(DIGITS), torch.zeros(2, 3)), "got 2 of 6 images"),
-        (lambda: model.draw_levels(torch.zeros(1, 2, 3)), r"latents are \(B, 3\), got \(1, 2, 3\)"),
     ):
         with pytest.raises(InputError, match=message):
             call()
     model = make(prior=FlowPrior)
     model.sampler = PriorSampler(temperature=0.5)  # as `lightning sample --sampler.temperature` does
-    with pytest.raises(InputError, match="temperature is of a standard normal prior, not of a FlowPrior"):
+    with pytest.raises(InputError, match="temperature is of a standard normal prior, which this VAE has not"):
         model.sample(2)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_bad_input_at_the_command_line_is_one_line_and_exit_code_2(tmp_path, capsys):
+    for arguments, message in (
         (["--model.likelihood=BernoulliPixels"], "BernoulliPixels is a probability of images of 2 levels"),
-        (["--model.objective.beta=-1"], "ELBO: beta must be at least 0, got -1"),
-        (["--model.importance_samples=0"], "VAE: importance_samples must be at least 1, got 0"),
-        (["--model.objective=IWAE", "--model.objective.samples=0"], "IWAE: samples must be at least 1, got 0"),
+        (["--model.objective.beta=-1"], "ELBO.beta must be at least 0, got -1"),
+        (["--model.objective=IWAE", "--model.objective.samples=0"], "IWAE.samples must be at least 1, got 0"),
         (["--data.source=GaussianGrid", "--data.augment=[]"], "MLPDecoder: conditional needs classes"),
         (["--data.source=GaussianGrid", "--data.augment=null"], "MLPDecoder: conditional needs classes"),
         (["--model.latent_dim=null"], "model.latent_dim: must not be null: give a value, or leave it out"),
         (["--model.prior.components=null"], "model.prior.components"),
         (["--data.batch_size=null"], "data.batch_size: must not be null"),
         (["--model.decoder=GridDecoder"], "VAE: GridDecoder cannot be called with (2, 4), labels: "),
-    ],
-)
-def test_bad_input_at_the_command_line_is_one_line_and_exit_code_2(arguments, message, tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["fit", "--config", CONFIG, f"--run.root={tmp_path}", *arguments])
-    assert stop.value.code == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    assert message in lines[0]
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["fit", "--config", CONFIG, f"--run.root={tmp_path}", *arguments])
+        assert stop.value.code == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1
+        assert message in lines[0]
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
@@ -701,7 +653,8 @@ def test_lightning_ais_scores_the_same_images_as_the_bound(whole, tmp_path, caps
     model.importance_samples = 2000
     images = Digits().load("val")
     rows = torch.randperm(200, generator=torch.Generator().manual_seed(0))[:5].sort().values.numpy()
-    bound = model.likelihood(torch.from_numpy(images.levels[rows]), torch.from_numpy(images.labels[rows])).nats
+    given = torch.from_numpy(images.levels[rows]), torch.from_numpy(images.labels[rows])
+    bound = model.likelihood(*given, generator=torch.Generator().manual_seed(0)).nats
     assert report["log_p"] == pytest.approx(float(bound.mean()), abs=0.5)
     assert -0.1 < report["gap_nats"] < 0.5
     with pytest.raises(SystemExit):

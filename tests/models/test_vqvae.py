@@ -11,17 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback
 
 import lightning_gen
 from lightning_gen.cli import main
+from lightning_gen.core.errors import InputError
+from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data import Digits, ImageDataModule, Images, Source
 from lightning_gen.distributions import CategoricalPixels, LogisticPixels
-from lightning_gen.errors import InputError
-from lightning_gen.models import VQVAE, CategoricalMixture, ChowLiuMixture, Codes, HasLatent, HasLikelihood
+from lightning_gen.models import VQVAE, CategoricalMixture, ChowLiuMixture, Codes
 from lightning_gen.networks import FSQ, GridDecoder, GridEncoder, MLPDiscriminator, MLPGenerator, VectorQuantizer
 from lightning_gen.runs import RunFolder
 from lightning_gen.samplers import CodeSampler
-from lightning_gen.spec import ImageSpec
 
 DIGITS = Digits.spec
 TINY = ImageSpec(channels=1, height=2, width=2, levels=3, num_classes=2)
@@ -139,105 +140,106 @@ def tiny_pair(tmp_path_factory, quiet_trainer) -> tuple[Path, Path]:
 # --- likelihood -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("likelihood", [CategoricalPixels, partial(LogisticPixels, components=2)])
-@pytest.mark.parametrize("quantizer", [partial(VectorQuantizer, codes=4, dim=3), partial(FSQ, levels=[3, 2])])
-@pytest.mark.parametrize("halvings", [0, 1])
-def test_bounds_of_all_images_come_to_at_most_one(quantizer, likelihood, halvings, quiet_trainer):
-    model = tiny(quantizer, likelihood, halvings)
-    quiet_trainer(max_steps=10).fit(model, ImageDataModule(TinyImages(), batch_size=32))
-    found = model.likelihood(every_image())
-    assert found.kind == "bound"
-    total = float(found.nats.exp().sum())
-    assert 0.01 < total <= 1 + 1e-9
+def test_bounds_of_all_images_come_to_at_most_one(quiet_trainer):
+    for quantizer, likelihood, halvings in itertools.product(
+        (partial(VectorQuantizer, codes=4, dim=3), partial(FSQ, levels=[3, 2])),
+        (CategoricalPixels, partial(LogisticPixels, components=2)),
+        (0, 1),
+    ):
+        model = tiny(quantizer, likelihood, halvings)
+        quiet_trainer(max_steps=10).fit(model, ImageDataModule(TinyImages(), batch_size=32))
+        found = model.likelihood(every_image())
+        assert found.kind == "bound"
+        assert 0.01 < float(found.nats.exp().sum()) <= 1 + 1e-9
 
 
-def test_the_bound_is_below_the_sum_over_all_grids(tiny_pair):
+GRIDS = torch.tensor(list(itertools.product(range(3), repeat=4))).view(-1, 2, 2)
+
+
+def joint_nats(model) -> torch.Tensor:
+    """Return log p(c) p(x | e_c) of all 81 images x with all 81 grids of codes c, (81, 81)."""
+    with torch.no_grad():
+        cost = model.prior.likelihood(GRIDS, None, None).nats.double()
+        assert float(cost.exp().sum()) == pytest.approx(1, abs=1e-6)  # of grids of codes, an exact model
+        values = model.quantizer.lookup(GRIDS)
+        given = (model.log_conditional(x.expand(81, 1, 2, 2), values).double() for x in every_image())
+        return torch.stack([nats + cost for nats in given])
+
+
+@pytest.fixture(params=["histograms", "fitted"])
+def with_prior(request, tiny_pair):
+    """The model of the tiny images with either prior."""
     vq, prior = tiny_pair
     model = lightning_gen.load(vq, trust=("test_vqvae",))
-    images = every_image()
-    grids = torch.tensor(list(itertools.product(range(3), repeat=4))).view(-1, 2, 2)
-    for sampler in (CodeSampler(), CodeSampler(str(prior))):
-        model.sampler = sampler
-        with torch.no_grad():
-            cost = model.code_likelihood(grids).nats.double()
-            assert float(cost.exp().sum()) == pytest.approx(1, abs=1e-6)  # of grids of codes, an exact model
-            values = model.quantizer.lookup(grids)
-            joint = torch.stack([model.log_conditional(x.expand(81, 1, 2, 2), values).double() + cost for x in images])
-        exact, bound = joint.logsumexp(1), model.likelihood(images).nats
-        assert float(exact.exp().sum()) == pytest.approx(1, abs=1e-6)
-        assert (bound <= exact + 1e-9).all()
-        assert float(bound.exp().sum()) <= 1
-        own = (grids[:, None] == model.encode(images)[None]).flatten(2).all(2).T
-        torch.testing.assert_close(bound, joint[own], rtol=0, atol=1e-6)
+    model.sampler = CodeSampler(str(prior) if request.param == "fitted" else None)
+    return model
+
+
+def test_the_bound_is_below_the_sum_over_all_grids(with_prior):
+    images, joint = every_image(), joint_nats(with_prior)
+    exact, bound = joint.logsumexp(1), with_prior.likelihood(images).nats.detach()
+    assert float(exact.exp().sum()) == pytest.approx(1, abs=1e-6)
+    assert (bound <= exact + 1e-9).all()
+    assert float(bound.exp().sum()) <= 1
+    own = (GRIDS[:, None] == with_prior.encode(images)[None]).flatten(2).all(2).T
+    torch.testing.assert_close(bound, joint[own], rtol=0, atol=1e-6)
+
+
+def test_samples_follow_the_prior_and_the_decoder(with_prior):
+    """Images of many draws against the probabilities that the model gives: a chi-square of the 81 images."""
+    expected = 20_000 * joint_nats(with_prior).logsumexp(1).exp()
+    drawn = with_prior.sample(20_000, generator=torch.Generator().manual_seed(0)).flatten(1).long()
+    counts = torch.bincount((drawn * torch.tensor([27, 9, 3, 1])).sum(1), minlength=81).double()
+    often = expected > 20
+    chi_square = float(((counts - expected)[often].square() / expected[often]).sum())
+    freedom = int(often.sum())
+    assert chi_square < freedom + 5 * (2 * freedom) ** 0.5
+
+
+def test_codes_are_drawn_as_often_as_they_are_probable(with_prior):
+    n = 20_000
+    drawn = with_prior.draw_latents(n, generator=torch.Generator().manual_seed(0)).flatten(1)
+    assert drawn.dtype == torch.int64
+    share = torch.bincount((drawn * torch.tensor([27, 9, 3, 1])).sum(1), minlength=81) / n
+    chance = with_prior.prior.likelihood(GRIDS, None, None).nats.exp()
+    assert ((share - chance).abs() < 5 * (chance / n).sqrt() + 3 / n).all()
 
 
 def test_a_fitted_prior_raises_the_bound_of_what_it_was_fitted_to(tiny_pair):
     vq, prior = tiny_pair
     model = lightning_gen.load(vq, trust=("test_vqvae",))
     levels = torch.from_numpy(TinyImages().load("train").levels)
-    plain = model.likelihood(levels)
-    model.sampler = CodeSampler(str(prior))
-    fitted = model.likelihood(levels)
-    assert fitted.kind == "bound"
-    assert fitted.nats.mean() > plain.nats.mean() + 0.05
-    # The first part is the same; the second is the prior's own.
-    codes = model.encode(levels)
-    of_prior = lightning_gen.load(prior).likelihood(codes[:, None].to(torch.uint8)).nats
-    model.sampler = CodeSampler()
-    of_histograms = model.code_likelihood(codes).nats
-    torch.testing.assert_close(fitted.nats - of_prior, plain.nats - of_histograms)
+    plain, codes = model.likelihood(levels), model.encode(levels)
+    of_histograms = model.prior.likelihood(codes, None, None).nats
+    assert torch.equal(of_histograms, model.histograms.log_prob(codes))
+    for given in (str(prior), lightning_gen.load(prior)):  # in Python also the model itself
+        model.sampler = CodeSampler(given)
+        fitted = model.likelihood(levels)
+        assert fitted.kind == "bound"
+        assert fitted.nats.mean() > plain.nats.mean() + 0.05
+        # The first part is the same; the second is the prior's own.
+        of_prior = lightning_gen.load(prior).likelihood(codes[:, None].to(torch.uint8)).nats
+        torch.testing.assert_close(fitted.nats - of_prior, plain.nats - of_histograms)
 
 
-def test_histograms_are_the_shares_of_codes_by_place(quiet_trainer):
-    model = tiny(halvings=0)
-    data = ImageDataModule(TinyImages(), batch_size=16)
-    seen = []
-    learn = model._learn_histogram
-    model._learn_histogram = lambda indices: (seen.append(indices.clone()), learn(indices))[1]
-    quiet_trainer(max_steps=5).fit(model, data)
+def test_the_likelihood_is_differentiable():
+    model = tiny()
+    model.likelihood(every_image()).nats.sum().backward()
+    assert all(parameter.grad is not None for parameter in [*model.encoder.parameters(), *model.decoder.parameters()])
+
+
+def test_histograms_learn_the_codes_of_training(quiet_trainer):
+    model, seen = tiny(halvings=0), []
+    learn = model.histograms.learn
+    model.histograms.learn = lambda indices, ranks: (seen.append(indices.clone()), learn(indices, ranks))[1]
+    quiet_trainer(max_steps=5).fit(model, ImageDataModule(TinyImages(), batch_size=16))
+    assert len(seen) == 5
     counts = np.zeros((4, 4))
     for indices in seen:
         counts *= 2 ** (-16 / 10_000)
         for place, k in itertools.product(range(4), range(4)):
             counts[place, k] += int((indices.flatten(1)[:, place] == k).sum())
-    np.testing.assert_allclose(model.histogram.numpy(), counts, rtol=1e-5)
-    shares = (counts + 0.5) / (counts + 0.5).sum(1, keepdims=True)
-    codes = model.encode(every_image())
-    expected = sum(np.log(shares[place, codes.flatten(1)[:, place]]) for place in range(4))
-    np.testing.assert_allclose(model.code_likelihood(codes).nats.numpy(), expected, rtol=1e-5)
-
-
-# --- drawing ----------------------------------------------------------------------------------------------------------
-
-
-def test_samples_follow_the_prior_and_the_decoder(tiny_pair):
-    """Images of many draws against the probabilities that the model gives: a chi-square of the 81 images."""
-    vq, prior = tiny_pair
-    model = lightning_gen.load(vq, trust=("test_vqvae",))
-    grids = torch.tensor(list(itertools.product(range(3), repeat=4))).view(-1, 2, 2)
-    for sampler in (CodeSampler(), CodeSampler(str(prior))):
-        model.sampler = sampler
-        with torch.no_grad():
-            cost = model.code_likelihood(grids).nats.double()
-            values = model.quantizer.lookup(grids)
-            images = every_image()
-            joint = torch.stack([model.log_conditional(x.expand(81, 1, 2, 2), values).double() + cost for x in images])
-        expected = 20_000 * joint.logsumexp(1).exp()
-        drawn = model.sample(20_000, generator=torch.Generator().manual_seed(0)).flatten(1).long()
-        counts = torch.bincount((drawn * torch.tensor([27, 9, 3, 1])).sum(1), minlength=81).double()
-        often = expected > 20
-        chi_square = float(((counts - expected)[often].square() / expected[often]).sum())
-        freedom = int(often.sum())
-        assert chi_square < freedom + 5 * (2 * freedom) ** 0.5
-
-
-def test_mean_pixels_are_the_decoded_codes():
-    torch.manual_seed(0)
-    model = tiny(sampler=CodeSampler(pixels="mean"))
-    codes = model.draw_codes(5, None, torch.Generator().manual_seed(0))
-    assert torch.equal(model.sample(5, generator=torch.Generator().manual_seed(0)), model.decode(codes))
-    assert isinstance(model, HasLatent)
-    assert isinstance(model, HasLikelihood)
+    np.testing.assert_allclose(model.histograms.counts.numpy(), counts, rtol=1e-5)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -246,7 +248,7 @@ def test_mean_pixels_are_the_decoded_codes():
 def test_the_loss_is_the_reconstruction_and_the_commitment(quiet_trainer):
     model = tiny(partial(VectorQuantizer, codes=4, dim=3, commitment=0.5)).double()
     batch = next(iter(ImageDataModule(TinyImages(), batch_size=16).train_dataloader()))
-    z = model.encode_to_map(batch.levels)
+    z = model.encoder_map(batch.levels)
     book = model.quantizer.codebook
     nearest = (z.movedim(1, -1)[..., None, :] - book).square().sum(-1).argmin(-1)
     values = book[nearest].movedim(-1, 1)
@@ -269,29 +271,33 @@ def test_training_uses_more_codes_than_were_near_at_first(run):
     assert 4 < last["val/perplexity"] <= last["val/used_codes"]
 
 
-def test_a_step_that_is_skipped_leaves_codes_and_histograms_alone(quiet_trainer, make_batches):
-    class Faulty(VQVAE):
-        def training_step(self, batch, batch_idx):
-            loss = super().training_step(batch, batch_idx)
-            return loss * float("nan") if batch_idx == 1 else loss
+class Faulty(VQVAE):
+    """Its loss is no number at the second step."""
 
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return loss * float("nan") if batch_idx == 1 else loss
+
+
+class States(Callback):
+    def __init__(self):
+        self.states = []
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        self.states.append({name: value.clone() for name, value in pl_module.state_dict().items()})
+
+
+def test_a_step_that_is_skipped_leaves_codes_and_histograms_alone(quiet_trainer, make_batches):
     torch.manual_seed(0)
     networks = {"halvings": 1, "width": 8, "depth": 0}
-    model = Faulty(
-        TINY,
-        partial(GridEncoder, **networks),
-        partial(GridDecoder, **networks),
-        adam,
-        partial(VectorQuantizer, codes=4, dim=2),
-    )
-    states = []
-    keep = model.on_train_batch_end = lambda *args: states.append({k: v.clone() for k, v in model.state_dict().items()})
-    assert callable(keep)
-    quiet_trainer().fit(model, make_batches(TINY, 3))
-    assert model.skipped_steps == 1
-    for name, value in states[0].items():
-        assert torch.equal(states[1][name], value), name
-    assert not torch.equal(states[2]["histogram"], states[1]["histogram"])
+    encoder, decoder = partial(GridEncoder, **networks), partial(GridDecoder, **networks)
+    model, watch = Faulty(TINY, encoder, decoder, adam, partial(VectorQuantizer, codes=4, dim=2)), States()
+    quiet_trainer(callbacks=[watch]).fit(model, make_batches(TINY, 3))
+    assert model.guard.skipped_steps == 1
+    first, second, third = watch.states
+    for name, value in first.items():
+        assert torch.equal(second[name], value), name
+    assert not torch.equal(third["histograms.counts"], second["histograms.counts"])
 
 
 # --- from a config ----------------------------------------------------------------------------------------------------
@@ -376,7 +382,7 @@ def test_a_prior_is_fitted_by_a_second_config_and_the_pair_draws_and_bounds(fold
     images = Digits().load("val")
     levels, labels = torch.from_numpy(images.levels), torch.from_numpy(images.labels)
     codes = best.encode(levels)
-    first = best.likelihood(levels).nats - best.code_likelihood(codes).nats
+    first = (best.likelihood(levels).nats - best.histograms.log_prob(codes)).detach()
     second = model.likelihood(codes[:, None].to(torch.uint8), labels).nats
     bits = float(-(first + second).mean()) / (64 * np.log(2))
     assert float(shown["val/bpd_bound"]) == pytest.approx(bits, rel=1e-4)
@@ -458,36 +464,36 @@ def test_training_with_a_fitted_prior_is_refused(folder, run, prior, tmp_path, c
     assert "sampler.prior is fitted to the codes of a trained model" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("make", "problem"),
-    [
-        (lambda: tiny(halvings=2), "sides of 2x2 cannot be halved 2 times"),
-        (lambda: tiny(partial(VectorQuantizer, codes=0)), "codes must be at least 2, got 0"),
-        (lambda: CodeSampler(pixels="all"), "sampler.pixels must be sample or mean"),
+def test_parts_that_do_not_fit_are_refused_at_construction():
+    mlp = lightning_gen.networks
+    for make, problem in (
+        (partial(tiny, halvings=2), "sides of 2x2 cannot be halved 2 times"),
+        (partial(tiny, partial(VectorQuantizer, codes=0)), "codes must be at least 2, got 0"),
+        (partial(CodeSampler, pixels="all"), r"sampler\.pixels must be sample or mean"),
         (
-            lambda: VQVAE(DIGITS, partial(GridEncoder, halvings=1), partial(GridDecoder, halvings=2), adam),
-            r"GridDecoder must give \(17, 8, 8\) for CategoricalPixels, and gave \(17, 16, 16\): as many halvings",
+            partial(VQVAE, DIGITS, partial(GridEncoder, halvings=1), partial(GridDecoder, halvings=2), adam),
+            r"VQVAE: GridDecoder must give pixels .*halvings.*\(B, 17, 8, 8\), and gave \(2, 17, 16, 16\)",
         ),
         (
-            lambda: VQVAE(DIGITS, lightning_gen.networks.MLPEncoder, GridDecoder, adam),
-            r"MLPEncoder must give \(32, h, w\) for VectorQuantizer, and gave \(32,\)",
+            partial(VQVAE, DIGITS, mlp.MLPEncoder, GridDecoder, adam),
+            r"VQVAE: MLPEncoder must give what is quantized, \(B, 32, any, any\), and gave \(2, 32\)",
         ),
         (
-            lambda: VQVAE(DIGITS, partial(GridEncoder, halvings=1), lightning_gen.networks.MLPDecoder, adam),
-            r"MLPDecoder cannot be called with \(2, 32, 4, 4\): .*shapes cannot be multiplied",
+            partial(VQVAE, DIGITS, partial(GridEncoder, halvings=1), mlp.MLPDecoder, adam),
+            r"VQVAE: MLPDecoder cannot be called with \(2, 32, 4, 4\): .*shapes cannot be multiplied",
         ),
-        (lambda: tiny(partial(FSQ, levels=[64] * 6)), "68,719,476,736 codes at 1x1 places are too many to count each"),
-        (lambda: tiny(partial(VectorQuantizer, codes=257)).code_spec, "257 codes cannot be the levels of images"),
-    ],
-)
-def test_parts_that_do_not_fit_are_refused_at_construction(make, problem):
-    with pytest.raises(InputError, match=problem):
-        make()
+        (partial(tiny, partial(FSQ, levels=[64] * 6)), "68,719,476,736 codes at 1x1 places are too many to count each"),
+    ):
+        with pytest.raises(InputError, match=problem):
+            make()
 
 
 def test_histograms_in_half_precision_are_refused(quiet_trainer):
     trainer = quiet_trainer(max_steps=1, precision="bf16-true")
-    with pytest.raises(InputError, match=r"in float32, which trainer\.precision bf16-true has not: use bf16-"):
+    message = (
+        r"VQVAE does not train with trainer\.precision bf16-true: uses of codes are averaged in float32: use bf16-mix"
+    )
+    with pytest.raises(InputError, match=message):
         trainer.fit(tiny(), ImageDataModule(TinyImages(), batch_size=8))
 
 
@@ -504,11 +510,22 @@ def test_codes_that_do_not_exist_are_refused():
         model.likelihood(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
 
 
-def test_more_codes_than_levels_train_and_draw_without_a_fitted_prior(quiet_trainer):
+def test_more_codes_than_levels_of_photographs_are_levels_of_int16(quiet_trainer):
     model = tiny(partial(FSQ, levels=[7, 7, 7]))
     quiet_trainer(max_steps=2).fit(model, ImageDataModule(TinyImages(), batch_size=8))
     assert model.sample(4).shape == (4, 1, 2, 2)
     assert model.likelihood(every_image()).nats.isfinite().all()
+    spec = model.code_spec
+    assert (spec.shape, spec.levels, spec.dtype, spec.num_classes) == ((1, 1, 1), 343, torch.int16, 2)
+    prior = CategoricalMixture(spec, 2)
+    prior.trained_on = {"init_args": {"source": {"init_args": {"fingerprint_of_codes": model.fingerprint()}}}}
+    model.sampler = CodeSampler(prior)
+    assert model.sample(4).shape == (4, 1, 2, 2)
+    assert model.likelihood(every_image()).nats.isfinite().all()
+    # As a data set there may be more of them still than of any image's levels.
+    many = tiny(partial(FSQ, levels=[40, 40, 40]))
+    with pytest.raises(InputError, match=r"ImageSpec\.levels must be at most 32768, got 64000"):
+        _ = many.code_spec
 
 
 def test_the_chow_liu_prior_of_the_second_config_is_conditional(prior):

@@ -1,21 +1,17 @@
-"""What tests of generators and discriminators share."""
+"""What tests of networks share."""
 
 import pytest
 import torch
 
 
-@pytest.fixture
-def error_in_bfloat16():
-    """Measure how far images and scores under bfloat16 autocast, differentiated, are from those in full precision."""
+@pytest.fixture(scope="session")
+def squared_gradient_norm():
+    """Return what gradient penalties are made of: the squared norm of each image's gradient, in float32 at least."""
 
-    def measure(generator, discriminator, latent):
-        images = generator(latent)
-        scores = discriminator(images)
-        with torch.autocast("cpu", torch.bfloat16):
-            rough = generator(latent)
-            rough_scores = discriminator(rough)
-        rough_scores.float().sum().backward()
-        pairs = ((rough, images), (rough_scores, scores))
-        return [((low.float() - full).std() / full.std()).item() for low, full in pairs]
+    def of(network, images, labels=None):
+        images = images.detach().requires_grad_()
+        with torch.autocast("cpu", enabled=False), torch.enable_grad():
+            (gradient,) = torch.autograd.grad(network(images, labels).sum(), images, create_graph=True)
+        return gradient.flatten(1).square().sum(1)
 
-    return measure
+    return of

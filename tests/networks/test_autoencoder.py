@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lightning_gen.errors import InputError
+from lightning_gen.core.errors import InputError
+from lightning_gen.core.spec import ImageSpec
 from lightning_gen.networks import (
     ConvDecoder,
     ConvEncoder,
@@ -17,7 +18,6 @@ from lightning_gen.networks import (
     ResNetEncoder,
 )
 from lightning_gen.networks.autoencoder import ResidualUnit
-from lightning_gen.spec import ImageSpec
 
 DIGITS = ImageSpec(1, 8, 8, 17, num_classes=10)
 FAMILIES = {
@@ -43,24 +43,23 @@ def shaken(network: torch.nn.Module) -> torch.nn.Module:
     return network
 
 
-@pytest.mark.parametrize("spec", [ImageSpec(c, side, side) for side in (8, 28, 32, 64) for c in (1, 3)], ids=str)
-def test_every_output_depends_on_every_input(family, spec):
-    encoder, decoder = family
-    encoder, decoder = shaken(encoder(spec, 5)), shaken(decoder(spec, 4, 3))
-    x = images(spec, 1).requires_grad_()
-    code = encoder(x)
-    assert code.shape == (1, 5)
-    (gradient,) = torch.autograd.grad(code.square().sum(), x)
-    # All pixels count, but for those at the margin that pooling and padding may leave with next to nothing.
-    assert float((gradient != 0).double().mean()) > 0.99
-    z = torch.randn(1, 4, requires_grad=True)
-    planes = decoder(z)
-    assert planes.shape == (1, 3, spec.height, spec.width)
-    direction = torch.randn(planes.shape)
-    (gradient,) = torch.autograd.grad((planes * direction).sum(), z)
-    assert bool((gradient != 0).all())
-    moved = decoder(z + torch.eye(4)[:1])
-    assert bool((moved != planes).all())
+def test_every_output_depends_on_every_input(family):
+    for spec in [ImageSpec(channels, side, side) for side in (8, 28, 32, 64) for channels in (1, 3)]:
+        encoder, decoder = shaken(family[0](spec, 5)), shaken(family[1](spec, 4, 3))
+        x = images(spec, 1).requires_grad_()
+        code = encoder(x)
+        assert code.shape == (1, 5)
+        (gradient,) = torch.autograd.grad(code.square().sum(), x)
+        # All pixels count, but for those at the margin that pooling and padding may leave with next to nothing.
+        assert float((gradient != 0).double().mean()) > 0.99
+        z = torch.randn(1, 4, requires_grad=True)
+        theta = decoder(z)
+        assert theta.shape == (1, 3, spec.height, spec.width)
+        direction = torch.randn(theta.shape)
+        (gradient,) = torch.autograd.grad((theta * direction).sum(), z)
+        assert bool((gradient != 0).all())
+        moved = decoder(z + torch.eye(4)[:1])
+        assert bool((moved != theta).all())
 
 
 def test_images_of_a_batch_do_not_see_each_other(family):
@@ -154,52 +153,6 @@ def test_a_label_is_a_one_hot_column():
     torch.testing.assert_close(encoder(x, torch.tensor([3, 9])), expected)
 
 
-# --- bad input --------------------------------------------------------------------------------------------------------
-
-
-def test_classes_are_needed_to_be_conditional(family):
-    for make, rest in ((family[0], ()), (family[1], (2,))):
-        with pytest.raises(InputError, match="conditional needs classes, but these images have none"):
-            make(ImageSpec(1, 8, 8, 17), 6, *rest, conditional=True)
-
-
-@pytest.mark.parametrize("name", ["conv", "resnet"])
-@pytest.mark.parametrize("spec", [ImageSpec(1, 8, 12), ImageSpec(1, 5, 5), ImageSpec(1, 256, 256), ImageSpec(1, 2, 2)])
-def test_sizes_that_convolutions_cannot_halve_are_refused_by_name(name, spec):
-    for make, rest in zip(FAMILIES[name], ((), (2,)), strict=True):
-        with pytest.raises(
-            InputError, match=rf"{make.func.__name__} (makes square images only|needs a side of a\*2\^k)"
-        ):
-            make(spec, 6, *rest)
-
-
 def test_perceptrons_take_any_shape():
     spec = ImageSpec(2, 1, 3)
     assert MLPDecoder(spec, 4, 6, widths=(5,))(MLPEncoder(spec, 4, widths=(5,))(images(spec))).shape == (3, 6, 1, 3)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (partial(MLPEncoder, widths=(8, 0)), r"MLPEncoder: widths\[1\] must be a positive integer, got 0"),
-        (partial(MLPEncoder, dropout=1.0), r"MLPEncoder: dropout must be in \[0, 1\), got 1.0"),
-        (partial(MLPDecoder, planes=2, dropout=-0.1), r"MLPDecoder: dropout must be in \[0, 1\), got -0.1"),
-        (partial(MLPDecoder, planes=0), "MLPDecoder: planes must be a positive integer, got 0"),
-        (partial(ConvEncoder, width=0), "ConvEncoder: width must be a positive integer, got 0"),
-        (partial(ConvDecoder, planes=1, max_width=0), "ConvDecoder: max_width must be a positive integer, got 0"),
-        (partial(ResNetEncoder, depth=0), "ResNetEncoder: depth must be a positive integer, got 0"),
-        (partial(ResNetDecoder, planes=1, width=-4), "ResNetDecoder: width must be a positive integer, got -4"),
-    ],
-)
-def test_numbers_out_of_range_are_refused(make, message):
-    with pytest.raises(InputError, match=message):
-        make(DIGITS, 6)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_no_code_at_all_is_refused(name):
-    encoder, decoder = FAMILIES[name]
-    with pytest.raises(InputError, match="outputs must be a positive integer, got 0"):
-        encoder(DIGITS, 0)
-    with pytest.raises(InputError, match="latent_dim must be a positive integer, got 0"):
-        decoder(DIGITS, 0, 1)

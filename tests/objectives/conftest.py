@@ -1,20 +1,29 @@
-"""Steps for penalties to look at."""
+"""What tests of objectives share."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from lightning_gen.draw import Draw
-from lightning_gen.objectives import CriticStep
+from lightning_gen.core.ranks import Ranks
+
+
+class GivenRanks(Ranks):
+    """A process among others, of which nothing is known but the means that they come to together."""
+
+    average: Callable[[torch.Tensor], torch.Tensor]
+
+    def mean(self, value):
+        return self.average(value).to(value)
 
 
 @pytest.fixture(scope="session")
-def critic_step():
-    """Make the step of a critic, images and labels, on one rank unless told otherwise."""
+def given_ranks():
+    """Make ranks of which a function gives each mean over all."""
 
-    def make(critic, real, fake, labels=None, draw=None, mean=lambda value: value):
-        with torch.enable_grad():
-            real_scores, fake_scores = critic(real, labels), critic(fake, labels)
-        scores = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (real_scores, fake_scores))
-        return CriticStep(critic, real, fake, labels, *scores, draw or Draw(0, 0, len(real)), mean)
+    def make(rank, count, average):
+        ranks = GivenRanks(rank, count)
+        ranks.average = average
+        return ranks
 
     return make

@@ -1,6 +1,7 @@
 """The trial of a gradient penalty: what it finds, and that it leaves no trace."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -8,10 +9,10 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from lightning_gen.errors import InputError
+from lightning_gen.core.errors import InputError
+from lightning_gen.core.spec import ImageSpec
 from lightning_gen.networks import DCGANDiscriminator, MLPDiscriminator
 from lightning_gen.objectives import check_double_backward
-from lightning_gen.spec import ImageSpec
 
 SPEC = ImageSpec(channels=1, height=8, width=8)
 IMAGES = torch.linspace(-1, 1, 3 * 64).view(3, 1, 8, 8)
@@ -95,42 +96,27 @@ class Noisy(nn.Module):
         return self.net(images + 0.1 * torch.randn_like(images))
 
 
-@pytest.mark.parametrize(
-    "critic",
-    [
-        lambda: Critic(torch.tanh),
-        lambda: MLPDiscriminator(SPEC, (5,)),
-        lambda: DCGANDiscriminator(SPEC, width=4),
-        lambda: Reentrant(False),
-        lambda: nn.utils.parametrizations.spectral_norm(MLPDiscriminator(SPEC, (5,)).net[0]),
-        lambda: MLPDiscriminator(SPEC, (5,)).requires_grad_(False),
-        lambda: MLPDiscriminator(SPEC, (5,)).double(),
-    ],
-    ids=["tanh", "mlp", "dcgan", "checkpoint", "spectral", "frozen", "float64"],
-)
-def test_critics_that_allow_it_pass(critic):
-    critic = critic()
-    if isinstance(critic, nn.Linear):
-        linear = critic
-        critic = Critic(linear)
-        critic.linear = nn.Linear(5, 4)
-    check_double_backward(critic, IMAGES.to(next(critic.parameters()).dtype), None)
+def test_critics_that_allow_it_pass():
+    spectral = Critic(nn.utils.parametrizations.spectral_norm(nn.Linear(64, 5)))
+    spectral.linear = nn.Linear(5, 4)
+    for critic in (
+        Critic(torch.tanh),
+        MLPDiscriminator(SPEC, (5,)),
+        DCGANDiscriminator(SPEC, width=4),
+        Reentrant(False),
+        spectral,
+        MLPDiscriminator(SPEC, (5,)).requires_grad_(False),
+        MLPDiscriminator(SPEC, (5,)).double(),
+    ):
+        check_double_backward(critic, IMAGES.to(next(critic.parameters()).dtype), None)
 
 
-@pytest.mark.parametrize(
-    ("critic", "name"),
-    [
-        (lambda: Critic(Square.apply), "Critic"),
-        (lambda: Critic(CarelessSquare.apply), "Critic"),
-        (lambda: Reentrant(True), "Reentrant"),
-        (FlashAttention, "FlashAttention"),
-    ],
-    ids=["once_differentiable", "detached", "checkpoint", "attention"],
-)
-def test_critics_that_forbid_it_are_refused_by_name(critic, name):
-    with pytest.raises(InputError, match=f"^{name} cannot be differentiated twice, which gradient penalties") as caught:
-        check_double_backward(critic(), IMAGES, None)
-    assert "\n" not in str(caught.value)
+def test_critics_that_forbid_it_are_refused_by_name():
+    for critic in (Critic(Square.apply), Critic(CarelessSquare.apply), Reentrant(True), FlashAttention()):
+        name = type(critic).__name__
+        with pytest.raises(InputError, match=f"^{name} cannot be differentiated twice, which gradient") as caught:
+            check_double_backward(critic, IMAGES, None)
+        assert "\n" not in str(caught.value)
 
 
 def test_labels_reach_the_critic():
@@ -142,24 +128,20 @@ def test_errors_of_the_critic_itself_come_through():
         check_double_backward(MLPDiscriminator(ImageSpec(1, 4, 4), (5,)), IMAGES, None)
 
 
-@pytest.mark.parametrize("function", [None, Square.apply], ids=["allowed", "refused"])
-def test_nothing_is_left_behind(function):
-    critic = Noisy() if function is None else Critic(function)
-    critic.extra = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout()).train()
-    critic.extra[1].eval()
-    before, modes = copy.deepcopy(critic.state_dict()), [part.training for part in critic.modules()]
-    chance, images = torch.get_rng_state(), IMAGES.clone()
-    if function is None:
-        check_double_backward(critic, images, None)
-    else:
-        with pytest.raises(InputError):
+def test_nothing_is_left_behind():
+    for critic in (Noisy(), Critic(Square.apply)):
+        critic.extra = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout()).train()
+        critic.extra[1].eval()
+        before, modes = copy.deepcopy(critic.state_dict()), [part.training for part in critic.modules()]
+        chance, images = torch.get_rng_state(), IMAGES.clone()
+        with pytest.raises(InputError) if isinstance(critic, Critic) else nullcontext():
             check_double_backward(critic, images, None)
-    assert all(torch.equal(value, before[name]) for name, value in critic.state_dict().items())
-    assert [part.training for part in critic.modules()] == modes
-    assert all(weight.grad is None for weight in critic.parameters())
-    assert torch.equal(torch.get_rng_state(), chance)
-    assert not images.requires_grad
-    assert images.grad is None
+        assert all(torch.equal(value, before[name]) for name, value in critic.state_dict().items())
+        assert [part.training for part in critic.modules()] == modes
+        assert all(weight.grad is None for weight in critic.parameters())
+        assert torch.equal(torch.get_rng_state(), chance)
+        assert not images.requires_grad
+        assert images.grad is None
 
 
 def test_it_works_where_gradients_are_off_and_autocast_is_on():

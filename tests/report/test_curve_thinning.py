@@ -3,7 +3,6 @@
 from itertools import pairwise
 
 import numpy as np
-import pytest
 
 from lightning_gen.report.curves import BUCKETS, EARLY, edges, middles, pack, thin, unpack
 from lightning_gen.report.tables import Table
@@ -11,13 +10,13 @@ from lightning_gen.report.tables import Table
 MOST = 2 * (BUCKETS + EARLY) + 2
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, 200, 240, 241, 1000, 12345])
-def test_extremes_first_and_last_are_kept(count):
-    values = np.random.default_rng(count).standard_cauchy(count)
-    kept = thin(values)
-    assert {0, count - 1, int(values.argmin()), int(values.argmax())} <= set(kept.tolist())
-    assert (np.diff(kept) > 0).all()
-    assert len(kept) <= min(count, MOST)
+def test_extremes_first_and_last_are_kept():
+    for count in (1, 2, 5, 200, 240, 241, 1000, 12345):
+        values = np.random.default_rng(count).standard_cauchy(count)
+        kept = thin(values)
+        assert {0, count - 1, int(values.argmin()), int(values.argmax())} <= set(kept.tolist()), count
+        assert (np.diff(kept) > 0).all(), count
+        assert len(kept) <= min(count, MOST), count
 
 
 def test_each_bucket_keeps_its_lowest_and_highest():

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from lightning_gen.callbacks.grid import grid_picture
+from lightning_gen.core.spec import ImageSpec
 from lightning_gen.report.pictures import LARGEST, find_grids, find_others, read_picture, shrink, spread
-from lightning_gen.spec import ImageSpec
 
 
 def decoded(picture):
@@ -60,19 +60,19 @@ def test_large_pictures_are_bounded(tmp_path):
     assert decoded(picture).size == (picture.width, picture.height)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
-def test_every_mode_of_png_can_be_shown(mode, tmp_path):
-    Image.new(mode, (20, 10)).save(tmp_path / "a.png")
-    assert decoded(read_picture(tmp_path / "a.png")).size[0] > 0
+def test_every_mode_of_png_can_be_shown(tmp_path):
+    for mode in ("1", "L", "P", "RGB", "RGBA", "I;16"):
+        Image.new(mode, (20, 10)).save(tmp_path / "a.png")
+        assert decoded(read_picture(tmp_path / "a.png")).size[0] > 0, mode
 
 
-@pytest.mark.parametrize("keep", [0, 1, 8, 30, 200, 0.5, 0.95])
-def test_a_damaged_file_is_called_so(make_grid, tmp_path, keep):
+def test_a_damaged_file_is_called_so(make_grid, tmp_path):
     make_grid().save(tmp_path / "a.png")
     content = (tmp_path / "a.png").read_bytes()
-    (tmp_path / "a.png").write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
-    with pytest.raises(ValueError, match="not a readable picture"):
-        read_picture(tmp_path / "a.png")
+    for keep in (0, 1, 8, 30, 200, len(content) // 2, int(0.95 * len(content))):
+        (tmp_path / "a.png").write_bytes(content[:keep])
+        with pytest.raises(ValueError, match="not a readable picture"):
+            read_picture(tmp_path / "a.png")
 
 
 def test_only_files_named_by_images_seen_are_grids(make_grid, tmp_path):

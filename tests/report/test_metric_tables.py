@@ -46,25 +46,15 @@ def test_a_last_row_cut_short_is_a_problem_only_once_the_run_has_ended(tmp_path)
     assert ended.seen.tolist() == running.seen.tolist() == [100, 200, 300, 400]
 
 
-@pytest.mark.parametrize(
-    ("row", "said"),
-    [
-        ("350,1.0", "1 row (line 4)"),
-        ("350,1.0,2.0,3.0", "1 row (line 4)"),
-        ("350,abc,2.0", "1 row (line 4)"),
-        (",1.0,2.0", "1 row (line 4)"),
-        ("\x00\x01\ufffd,1.0,2.0", "1 row (line 4)"),
-        ("350", "1 row (line 4)"),
-        ("", "1 row (line 4)"),
-        ("350,1.0\n,1.0,2.0\n350,1,2,3,4", "3 rows (line 4, 5, 6)"),
-    ],
-)
-def test_bad_rows_are_counted_and_cost_no_good_one(tmp_path, row, said):
-    table = written(tmp_path, "\n".join([*ROWS[:3], row, *ROWS[3:], ""]))
-    assert table.seen.tolist() == [100, 200, 300, 400]
-    assert table.last() == {"train/loss": 1.25, "val/fid": 7.25}
-    (problem,) = table.problems
-    assert said in problem
+def test_bad_rows_are_counted_and_cost_no_good_one(tmp_path):
+    alone = ("350,1.0", "350,1.0,2.0,3.0", "350,abc,2.0", ",1.0,2.0", "\x00\x01\ufffd,1.0,2.0", "350", "")
+    several = {"350,1.0\n,1.0,2.0\n350,1,2,3,4": "3 rows (line 4, 5, 6)"}
+    for row, said in (dict.fromkeys(alone, "1 row (line 4)") | several).items():
+        table = written(tmp_path, "\n".join([*ROWS[:3], row, *ROWS[3:], ""]))
+        assert table.seen.tolist() == [100, 200, 300, 400], row
+        assert table.last() == {"train/loss": 1.25, "val/fid": 7.25}, row
+        (problem,) = table.problems
+        assert said in problem, row
 
 
 def test_two_bad_rows_whose_cells_add_up_are_still_seen(tmp_path):
@@ -73,20 +63,17 @@ def test_two_bad_rows_whose_cells_add_up_are_still_seen(tmp_path):
     assert "2 rows (line 2, 3)" in table.problems[0]
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"", "is empty"),
-        (b"\n\n", "is empty"),
-        (bytes(range(256)) * 8, "has no column images_seen"),
-        (b"step,loss\n1,2\n", "has no column images_seen"),
-        (b"images_seen,lo", "cut short"),
-    ],
-)
-def test_files_without_any_row_say_why(tmp_path, content, said):
-    table = written(tmp_path, content)
-    assert table.values.size == 0
-    assert said in " ".join(table.problems)
+def test_files_without_any_row_say_why(tmp_path):
+    for content, said in {
+        b"": "is empty",
+        b"\n\n": "is empty",
+        bytes(range(256)) * 8: "has no column images_seen",
+        b"step,loss\n1,2\n": "has no column images_seen",
+        b"images_seen,lo": "cut short",
+    }.items():
+        table = written(tmp_path, content)
+        assert table.values.size == 0, content
+        assert said in " ".join(table.problems), content
 
 
 def test_a_missing_file_is_a_table_without_rows(tmp_path):

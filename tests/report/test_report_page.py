@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from lightning_gen.errors import InputError
+from lightning_gen.core.errors import InputError
 from lightning_gen.report import Report, build
 
 HOSTILE = "<img src=x onerror=alert(1)>"

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from lightning_gen.errors import InputError
+from lightning_gen.core.errors import InputError
 from lightning_gen.report.folders import find_runs, stamp
 
 

@@ -55,9 +55,8 @@ def test_a_config_is_flattened_to_names_of_the_command_line():
     }
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
+def test_a_damaged_file_is_named_and_the_others_still_count(make_run, tmp_path):
+    damages = [
         ("summary.json", None, "summary.json is missing"),
         ("summary.json", b"", "summary.json is not JSON"),
         ("summary.json", b'{"status": "finished", "last": {"val/fid', "summary.json is not JSON"),
@@ -73,18 +72,17 @@ def test_a_config_is_flattened_to_names_of_the_command_line():
         ("config.yaml", b"model: &a [*a]", "config.yaml is not YAML"),
         ("test.json", b'{"test/fid": 1', "test.json is not JSON"),
         ("trial.json", b"half", "trial.json is not JSON"),
-    ],
-)
-def test_a_damaged_file_is_named_and_the_others_still_count(make_run, tmp_path, name, content, said):
-    folder = make_run(tmp_path / "version_0", grids=False)
-    (folder / name).unlink(missing_ok=True)
-    if content is not None:
-        (folder / name).write_bytes(content)
-    run = read_run(folder)
-    assert any(said in problem for problem in run.problems), run.problems
-    assert run.last["val/fid_digits"] > 0  # of summary.json or metrics.csv, whichever is whole
-    assert "val/fid_digits" in run.best
-    assert "val/fid_digits" in run.logged
+    ]
+    for i, (name, content, said) in enumerate(damages):
+        folder = make_run(tmp_path / f"version_{i}", grids=False)
+        (folder / name).unlink(missing_ok=True)
+        if content is not None:
+            (folder / name).write_bytes(content)
+        run = read_run(folder)
+        assert any(said in problem for problem in run.problems), (damages[i], run.problems)
+        assert run.last["val/fid_digits"] > 0, damages[i]  # of summary.json or metrics.csv, whichever is whole
+        assert "val/fid_digits" in run.best, damages[i]
+        assert "val/fid_digits" in run.logged, damages[i]
 
 
 def test_aliases_that_multiply_are_stopped(make_run, tmp_path):
@@ -97,11 +95,9 @@ def test_aliases_that_multiply_are_stopped(make_run, tmp_path):
         flatten({str(i): i for i in range(MOST_KEYS + 1)})
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_no_damage_raises(make_run, make_sweep, tmp_path, seed):
-    """Bytes are cut off, overwritten or exchanged for other values; the run is still a row."""
+def damaged(folder: Path, seed: int) -> Path:
+    """Cut bytes off three of a trial's files, overwrite some, or exchange them for other values."""
     source = random.Random(seed)
-    folder = make_sweep(tmp_path / "sweep", trials=1, seed=seed) / "version_0"
     (folder / "test.json").write_text(json.dumps({"test/fid": 1.0, "n": 2000, "likelihood_kind": "exact"}))
     for name in source.sample(["summary.json", "trial.json", "config.yaml", "metrics.csv", "test.json"], 3):
         content = bytearray((folder / name).read_bytes())
@@ -119,20 +115,28 @@ def test_no_damage_raises(make_run, make_sweep, tmp_path, seed):
                 b": " + (other + b"," if source.random() < 0.3 else piece) for piece in bytes(content).split(b": ")[1:]
             )
         (folder / name).write_bytes(content)
-    run = read_run(folder)
-    assert isinstance(run.status, str)
-    json.dumps([run.last, run.best, run.scored, run.config, run.problems, run.parameters, run.command], allow_nan=False)
+    return folder
 
 
-@pytest.mark.parametrize(
-    "replaced", ["status", "last", "best", "parameters", "seconds", "seed", "command", "likelihood"]
-)
-@pytest.mark.parametrize("value", [None, [], {}, "text", 7, True, {"a": "b"}, [["x"]]])
-def test_values_of_another_type_are_no_reason_to_fail(make_run, tmp_path, replaced, value):
-    run = read_run(make_run(tmp_path / "version_0", grids=False, summary={replaced: value}))
-    assert run.last["val/fid_digits"] > 0
-    assert isinstance(run.command + run.status + run.family, str)
-    assert run.number("images_seen") == 40_000
+def test_no_damage_raises(make_sweep, tmp_path):
+    """The run is still a row."""
+    for seed in range(40):
+        run = read_run(damaged(make_sweep(tmp_path / f"sweep{seed}", trials=1, seed=seed) / "version_0", seed))
+        assert isinstance(run.status, str), seed
+        told = [run.last, run.best, run.scored, run.config, run.problems, run.parameters, run.command]
+        json.dumps(told, allow_nan=False)
+
+
+def test_values_of_another_type_are_no_reason_to_fail(make_run, tmp_path):
+    folder = make_run(tmp_path / "version_0", grids=False)
+    sound = json.loads((folder / "summary.json").read_text())
+    for replaced in ("status", "last", "best", "parameters", "seconds", "seed", "command", "likelihood"):
+        for value in (None, [], {}, "text", 7, True, {"a": "b"}, [["x"]]):
+            (folder / "summary.json").write_text(json.dumps({**sound, replaced: value}))
+            run = read_run(folder)
+            assert run.last["val/fid_digits"] > 0, (replaced, value)
+            assert isinstance(run.command + run.status + run.family, str), (replaced, value)
+            assert run.number("images_seen") == 40_000, (replaced, value)
 
 
 def test_a_folder_without_permission_is_a_marked_row(make_run, tmp_path):
@@ -178,21 +182,20 @@ def test_a_name_that_contradicts_the_kind_is_said(make_run, tmp_path):
     assert "bound" in problem
 
 
-@pytest.mark.parametrize(
-    ("summary", "trial", "status"),
-    [
-        ("finished", "COMPLETE", "finished"),
-        ("finished", "pruned", "pruned"),
-        ("running", "failed", "failed"),
-        ("interrupted", "running", "interrupted"),
-        (None, "running", "running"),
-        (None, None, "unknown"),
-    ],
-)
-def test_status_is_the_runs_word_unless_the_sweep_knows_better(make_run, tmp_path, summary, trial, status):
-    folder = make_run(tmp_path / "version_0", grids=False, summary={"status": summary})
-    (folder / "trial.json").write_text(json.dumps({"sweep": "s", "state": trial}))
-    assert read_run(folder).status == status
+def test_status_is_the_runs_word_unless_the_sweep_knows_better(make_run, tmp_path):
+    for i, (summary, trial, status) in enumerate(
+        [
+            ("finished", "COMPLETE", "finished"),
+            ("finished", "pruned", "pruned"),
+            ("running", "failed", "failed"),
+            ("interrupted", "running", "interrupted"),
+            (None, "running", "running"),
+            (None, None, "unknown"),
+        ]
+    ):
+        folder = make_run(tmp_path / f"version_{i}", grids=False, summary={"status": summary})
+        (folder / "trial.json").write_text(json.dumps({"sweep": "s", "state": trial}))
+        assert read_run(folder).status == status, (summary, trial)
 
 
 def test_a_run_whose_process_is_gone_is_lost(make_run, tmp_path):

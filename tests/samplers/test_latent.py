@@ -1,24 +1,41 @@
-"""LatentSampler: moments, the truncated distribution, determinism, validation; ways between latents on great circles."""
+"""Latents as samplers draw them: moments, the truncated distribution, options; ways between latents."""
 
 import numpy as np
 import pytest
 import scipy.stats
 import torch
 
-from lightning_gen.errors import InputError
-from lightning_gen.samplers import LatentSampler, slerp
+from lightning_gen.core.errors import InputError
+from lightning_gen.core.randomness import normal
+from lightning_gen.samplers import LatentSampler, PriorSampler, StyleSampler, interpolate, slerp
 
-CPU = torch.device("cpu")
+
+class Model:
+    """What a sampler asks of a model for latents."""
+
+    device = torch.device("cpu")
+    pixels = None
+    latents = "normal"
+
+    def __init__(self, dim):
+        self.latent_shape = (dim,)
+
+    def draw_latents(self, n, labels=None, *, generator):
+        return normal(n, *self.latent_shape, generator=generator)
+
+    def decode(self, latent, labels=None): ...
+
+    def pixel_parameters(self, latent, labels): ...
 
 
 def draw(sampler: LatentSampler, n: int, dim: int, seed: int = 0) -> torch.Tensor:
-    return sampler(n, dim, torch.Generator().manual_seed(seed), CPU)
+    return sampler.latents(Model(dim), n, None, torch.Generator().manual_seed(seed))
 
 
-def test_standard_normal():
+def test_without_options_latents_are_the_models_own():
     latents = draw(LatentSampler(), 5000, 20)
-    assert latents.shape == (5000, 20)
-    assert latents.dtype == torch.float32
+    assert torch.equal(latents, normal(5000, 20, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(draw(PriorSampler(), 5000, 20), latents)
     values = latents.double().numpy()
     assert scipy.stats.kstest(values.ravel(), "norm").pvalue > 1e-3
     # 100,000 values: five standard errors
@@ -28,67 +45,71 @@ def test_standard_normal():
     assert np.abs(correlation - np.eye(20)).max() < 5 / np.sqrt(5000)
 
 
-@pytest.mark.parametrize("temperature", [0.5, 2.0])
-def test_temperature_is_a_factor(temperature):
-    torch.testing.assert_close(
-        draw(LatentSampler(temperature), 50, 7), temperature * draw(LatentSampler(), 50, 7), rtol=1e-6, atol=0
-    )
+def test_temperature_is_a_factor_that_comes_after_truncation():
+    plain, truncated = draw(LatentSampler(), 50, 7), draw(LatentSampler(truncation=1.0), 50, 7)
+    for temperature in (0.3, 2.0):
+        for sampler, expected in (
+            (LatentSampler(temperature), plain),
+            (PriorSampler(temperature), plain),
+            (LatentSampler(temperature, truncation=1.0), truncated),
+            (StyleSampler(0.5, temperature, truncation=1.0), truncated),
+        ):
+            torch.testing.assert_close(draw(sampler, 50, 7), temperature * expected, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("truncation", [0.04, 0.5, 1.0, 2.5, 6.0])
-def test_truncation_against_scipy(truncation):
-    values = draw(LatentSampler(truncation=truncation), 2000, 10).double().numpy().ravel()
-    assert np.abs(values).max() <= truncation * (1 + 1e-6)
-    reference = scipy.stats.truncnorm(-truncation, truncation)
-    assert scipy.stats.kstest(values, reference.cdf).pvalue > 1e-3
-    assert values.std() == pytest.approx(reference.std(), rel=0.03)
+def test_truncation_against_scipy():
+    for truncation in (0.04, 0.5, 1.0, 2.5, 6.0):
+        values = draw(LatentSampler(truncation=truncation), 2000, 10).double().numpy().ravel()
+        assert np.abs(values).max() <= truncation * (1 + 1e-6)
+        reference = scipy.stats.truncnorm(-truncation, truncation)
+        assert scipy.stats.kstest(values, reference.cdf).pvalue > 1e-3
+        assert values.std() == pytest.approx(reference.std(), rel=0.03)
+    # The test can fail: it tells what is not truncated.
+    plain = draw(LatentSampler(), 2000, 10).numpy().ravel()
+    assert scipy.stats.kstest(plain, scipy.stats.truncnorm(-2, 2).cdf).pvalue < 1e-3
 
 
-def test_an_untruncated_normal_fails_the_test_of_the_truncated_one():
-    values = draw(LatentSampler(), 2000, 10).numpy().ravel()
-    assert scipy.stats.kstest(values, scipy.stats.truncnorm(-2, 2).cdf).pvalue < 1e-3
-
-
-def test_truncation_comes_before_the_temperature():
-    plain = draw(LatentSampler(truncation=1.0), 100, 5)
-    torch.testing.assert_close(draw(LatentSampler(0.3, truncation=1.0), 100, 5), 0.3 * plain)
-
-
-@pytest.mark.parametrize("sampler", [LatentSampler(), LatentSampler(truncation=1.5)], ids=["normal", "truncated"])
-def test_the_default_dtype_changes_nothing(sampler):
-    expected = draw(sampler, 30, 4)
-    torch.set_default_dtype(torch.float64)  # as a Trainer does in training with precision 64-true
-    try:
-        assert torch.equal(draw(sampler, 30, 4), expected)
-    finally:
-        torch.set_default_dtype(torch.float32)
-
-
-@pytest.mark.parametrize("sampler", [LatentSampler(), LatentSampler(truncation=1.5)], ids=["normal", "truncated"])
-def test_the_generator_is_the_only_source_of_randomness(sampler):
+def test_the_generator_alone_decides_and_the_default_dtype_changes_nothing():
     state = torch.get_rng_state()
-    first, again, other = draw(sampler, 30, 4, seed=1), draw(sampler, 30, 4, seed=1), draw(sampler, 30, 4, seed=2)
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+    for sampler in (LatentSampler(), LatentSampler(truncation=1.5)):
+        expected, other = draw(sampler, 30, 4, seed=1), draw(sampler, 30, 4, seed=2)
+        assert expected.shape == (30, 4)
+        assert expected.dtype == torch.float32
+        assert torch.equal(draw(sampler, 30, 4, seed=1), expected)
+        assert not torch.equal(other, expected)
+        torch.set_default_dtype(torch.float64)  # as a Trainer does in training with precision 64-true
+        try:
+            assert torch.equal(draw(sampler, 30, 4, seed=1), expected)
+        finally:
+            torch.set_default_dtype(torch.float32)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"temperature": 0}, "sampler.temperature must be above 0 and finite, got 0"),
-        ({"temperature": -1.0}, "sampler.temperature must be above 0 and finite, got -1.0"),
-        ({"temperature": float("inf")}, "sampler.temperature must be above 0 and finite, got inf"),
-        ({"temperature": float("nan")}, "sampler.temperature must be above 0 and finite, got nan"),
-        ({"truncation": 0}, "sampler.truncation must be above 0, got 0"),
-        ({"truncation": -0.5}, "sampler.truncation must be above 0, got -0.5"),
-        ({"truncation": float("nan")}, "sampler.truncation must be above 0, got nan"),
-        ({"psi": float("nan")}, "sampler.psi must be finite, got nan"),
-    ],
-)
-def test_bad_arguments_are_refused_by_name(arguments, message):
-    with pytest.raises(InputError, match=message):
-        LatentSampler(**arguments)
+def test_a_temperature_is_of_a_standard_normal_prior_alone():
+    model = Model(3)
+    model.latents = "continuous"
+    with pytest.raises(InputError, match="is of a standard normal prior, which this Model has not: leave it at 1"):
+        PriorSampler(0.5).check(model)
+    assert PriorSampler().latents(model, 2, None, torch.Generator()).shape == (2, 3)
+
+
+def test_bad_arguments_are_refused_by_name():
+    nan, infinite = float("nan"), float("inf")
+    for kind in (LatentSampler, StyleSampler, PriorSampler):
+        for value, bound in ((0, "above 0"), (-1.0, "above 0"), (nan, "above 0"), (infinite, "above 0 and finite")):
+            with pytest.raises(InputError, match=rf"sampler\.temperature must be {bound}, got {value}"):
+                kind(temperature=value)
+        for value in (0, -3, 2.5):
+            with pytest.raises(InputError, match=rf"sampler\.chunk_size must be a positive integer, got {value}"):
+                kind(chunk_size=value)
+    for value in (0, -0.5, nan):
+        with pytest.raises(InputError, match=rf"sampler\.truncation must be above 0, got {value}"):
+            LatentSampler(truncation=value)
+    for value in (nan, infinite):
+        with pytest.raises(InputError, match=rf"sampler\.psi must be finite, got {value}"):
+            StyleSampler(value)
+    with pytest.raises(InputError, match=r"sampler\.pixels must be sample or mean, got 'mode'"):
+        PriorSampler(pixels="mode")
 
 
 # Great circles
@@ -109,16 +130,25 @@ def slerp_by_hand(start: np.ndarray, end: np.ndarray, t: float) -> np.ndarray:
     return length * (np.cos(angle) * a + np.sin(angle) * across)
 
 
-@pytest.mark.parametrize("dim", [2, 3, 64])
-def test_slerp_against_rotations(dim):
-    start, end = pairs(20, dim)
-    steps = 7
-    found = slerp(start, end, steps)
-    assert found.shape == (20, steps, dim)
-    for i, row in enumerate(found.numpy()):
-        for k, point in enumerate(row):
-            expected = slerp_by_hand(start[i].numpy(), end[i].numpy(), k / (steps - 1))
-            np.testing.assert_allclose(point, expected, rtol=1e-9, atol=1e-12)
+def test_slerp_against_rotations():
+    for dim in (2, 3, 64):
+        start, end = pairs(20, dim)
+        steps = 7
+        found = slerp(start, end, steps)
+        assert found.shape == (20, steps, dim)
+        for i, row in enumerate(found.numpy()):
+            for k, point in enumerate(row):
+                expected = slerp_by_hand(start[i].numpy(), end[i].numpy(), k / (steps - 1))
+                np.testing.assert_allclose(point, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_ways_lie_on_circles_between_normal_latents_and_on_straight_lines_between_others():
+    start, end = pairs(20, 5)
+    assert torch.equal(interpolate(start, end, 7, "normal"), slerp(start, end, 7))
+    straight = interpolate(start, end, 7, "continuous")
+    assert straight.shape == (20, 7, 5)
+    for k in range(7):
+        torch.testing.assert_close(straight[:, k], start + k / 6 * (end - start))
 
 
 def test_slerp_goes_in_equal_angles_from_one_length_to_the_other():
@@ -141,27 +171,26 @@ def test_points_between_normal_latents_are_as_long_as_they_are():
     assert float(((start + end) / 2).norm(dim=1).mean()) < 0.75 * float(middle)  # a straight line's middle is not
 
 
-@pytest.mark.parametrize("factor", [1.0, 2.5, -1.0, -0.4])
-def test_parallel_and_opposite_latents_are_joined_by_a_straight_line(factor):
-    start, _ = pairs(4, 6)
-    start = start.float()
-    points = slerp(start, factor * start, 5)
+def test_parallel_and_opposite_latents_are_joined_by_a_straight_line():
+    start = pairs(4, 6)[0].float()
     t = torch.linspace(0, 1, 5)[None, :, None]
-    torch.testing.assert_close(points, (1 - t + factor * t) * start[:, None], rtol=1e-5, atol=1e-6)
+    for factor in (1.0, 2.5, -1.0, -0.4):
+        points = slerp(start, factor * start, 5)
+        torch.testing.assert_close(points, (1 - t + factor * t) * start[:, None], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("gap", [1e-2, 1e-3, 1e-5, 1e-7, 0.0])
-def test_nearly_parallel_and_nearly_opposite_latents_lose_no_digits(gap):
+def test_nearly_parallel_and_nearly_opposite_latents_lose_no_digits():
     start, other = (x.float() for x in pairs(30, 8))
-    for end in (start + gap * other, -start + gap * other):
-        points = slerp(start, end, 9)
-        assert torch.isfinite(points).all()
-        torch.testing.assert_close(points[:, 0], start)
-        torch.testing.assert_close(points[:, -1], end)
-    norms = slerp(start, start + gap * other, 9).norm(dim=2)
-    between = torch.stack([start.norm(dim=1), (start + gap * other).norm(dim=1)])
-    assert (norms >= between.amin(0)[:, None] * (1 - 1e-4)).all()
-    assert (norms <= between.amax(0)[:, None] * (1 + 1e-4)).all()
+    for gap in (1e-2, 1e-3, 1e-5, 1e-7, 0.0):
+        for end in (start + gap * other, -start + gap * other):
+            points = slerp(start, end, 9)
+            assert torch.isfinite(points).all()
+            torch.testing.assert_close(points[:, 0], start)
+            torch.testing.assert_close(points[:, -1], end)
+        norms = slerp(start, start + gap * other, 9).norm(dim=2)
+        between = torch.stack([start.norm(dim=1), (start + gap * other).norm(dim=1)])
+        assert (norms >= between.amin(0)[:, None] * (1 - 1e-4)).all()
+        assert (norms <= between.amax(0)[:, None] * (1 + 1e-4)).all()
 
 
 def test_on_a_half_circle_norms_stay_where_it_is_not_quite_half():
@@ -181,5 +210,5 @@ def test_a_latent_of_zeros_is_no_division_by_zero():
 
 
 def test_a_way_of_one_step_is_refused():
-    with pytest.raises(InputError, match="slerp: steps must be at least 2, both ends, got 1"):
+    with pytest.raises(InputError, match=r"slerp\.steps must be at least 2, both ends, got 1"):
         slerp(torch.ones(1, 2), torch.ones(1, 2), 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lightning_gen.errors import InputError
+from lightning_gen.core.errors import InputError
 from lightning_gen.sweeps import runner as runner_module
 from lightning_gen.sweeps.file import read_sweep
 from lightning_gen.sweeps.runner import (

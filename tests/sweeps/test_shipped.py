@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from lightning_gen.commands.check_sweep import CommandCheck
-from lightning_gen.errors import InputError
+from lightning_gen.core.errors import InputError
 from lightning_gen.shipped import sweeps_folder
 from lightning_gen.sweeps.check import commands_to_check, fit_arguments
 from lightning_gen.sweeps.command import command_line
@@ -35,20 +35,15 @@ def test_there_are_sweeps():
     }
 
 
-@every_sweep
-def test_the_header_is_the_command(path):
-    first = path.read_text(encoding="utf-8").partition("\n")[0]
-    assert first.startswith(f"# lightning sweep sweeps/{path.name}")
-    assert header(path, "wandb sweep ")[0] == f"sweeps/{path.name},"
-
-
-@every_sweep
-def test_runs_are_of_lightning_and_named_after_the_file(path):
-    sweep = read_sweep(path)
-    assert sweep.command[:3] == ("${env}", "${program}", "fit")
-    assert sweep.program == "lightning"
-    assert sweep.name == path.stem
-    assert sweep.metric
+def test_the_header_is_the_command_and_runs_are_of_lightning_and_named_after_the_file():
+    for path in SWEEPS:
+        first, sweep = path.read_text(encoding="utf-8").partition("\n")[0], read_sweep(path)
+        assert first.startswith(f"# lightning sweep sweeps/{path.name}")
+        assert header(path, "wandb sweep ")[0] == f"sweeps/{path.name},"
+        assert sweep.command[:3] == ("${env}", "${program}", "fit"), path
+        assert sweep.program == "lightning", path
+        assert sweep.name == path.stem
+        assert sweep.metric, path
 
 
 def check(sweep, checker, tmp_path, lenient=False):

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from sqlalchemy import event, text
 from sqlalchemy.engine import Engine
 
-from lightning_gen.errors import InputError
+from lightning_gen.core.errors import InputError
 from lightning_gen.sweeps import study as study_module
 from lightning_gen.sweeps.file import EarlyTermination, read_sweep
 from lightning_gen.sweeps.study import Hyperband, Superseded, SweepStudy, grid_points, this_process
@@ -479,20 +479,17 @@ def test_a_folder_of_other_runs_is_left_alone(make_study, tmp_path):
     assert [path.name for path in (tmp_path / "runs" / "s" / "version_0").iterdir()] == []
 
 
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        ("nonsense", r"--storage 'nonsense' is not the URL of a database"),
-        ("nosuchdb://x/y", r"cannot be reached.*nosuchdb"),
-        ("sqlite:////no/such/folder/x.db", r"cannot be reached"),
-        ("postgresql://me:secret@localhost/x", r"postgresql://me:\*\*\*@localhost/x"),
-    ],
-)
-def test_a_storage_that_cannot_be_reached_is_told_and_leaves_nothing(url, message, make_study, tmp_path):
-    with pytest.raises(InputError, match=message) as raised:
-        make_study(storage=url)
-    assert "\n" not in str(raised.value)
-    assert not (tmp_path / "runs").exists()
+def test_a_storage_that_cannot_be_reached_is_told_and_leaves_nothing(make_study, tmp_path):
+    for url, message in {
+        "nonsense": r"--storage 'nonsense' is not the URL of a database",
+        "nosuchdb://x/y": r"cannot be reached.*nosuchdb",
+        "sqlite:////no/such/folder/x.db": r"cannot be reached",
+        "postgresql://me:secret@localhost/x": r"postgresql://me:\*\*\*@localhost/x",
+    }.items():
+        with pytest.raises(InputError, match=message) as raised:
+            make_study(storage=url)
+        assert "\n" not in str(raised.value)
+        assert not (tmp_path / "runs").exists()
 
 
 def test_what_is_not_there_cannot_be_joined(make_study, tmp_path):
