@@ -264,15 +264,13 @@ def fronts(records: Sequence[dict[str, Any]], runs: Sequence[Run]) -> list[dict[
     found = []
     for data in dict.fromkeys(record["data"] for record in records):
         own = [i for i, record in enumerate(records) if record["data"] == data]
-        names = {name for i in own for name in records[i]["last"] if part_of(name) == "val"}
+        validated = {name for i in own for name in records[i]["last"] if part_of(name) == "val"}
+        names = [name for name in validated if higher_is_better(name) is not None]
         for name in sorted(names, key=place):
-            higher = higher_is_better(name)
-            if higher is None:
-                continue
             for which in ("last", "best"):
                 values = [records[i][which].get(name) for i in own]
                 for cost in COSTS:
-                    places = front(values, [cost_of(runs[i], cost) for i in own], higher)
+                    places = front(values, [cost_of(runs[i], cost) for i in own], higher_is_better(name))
                     ids = [records[own[i]]["id"] for i in places]
                     found.append({"data": data, "figure": name, "which": which, "cost": cost, "runs": ids})
     return found
@@ -301,13 +299,12 @@ def assemble(
         f"default-src 'none'; script-src '{fingerprint(script.encode())}' '{fingerprint(plotly)}'; "
         "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
-    shared = {key: [picture.data, picture.width, picture.height] for key, picture in pictures.items()}
     parts = {
         "POLICY": policy,
         "TITLE": html.escape(title.encode("utf-8", "replace").decode()),
         "STYLE": asset("page.css"),
         "DATA": embedded(data),
-        "PICTURES": embedded(shared),
+        "PICTURES": embedded({key: [shown.data, shown.width, shown.height] for key, shown in pictures.items()}),
         "CURVES": "\n".join(
             f'<script type="text/plain" id="curves-{run_id}">{run.curves}</script>' for run_id, run in runs.items()
         ),

@@ -56,20 +56,20 @@ def pack(table: Table) -> str:
     ``{"axes": {name: [numbers]}, "curves": {figure: {"rows": [...], "y": [...], "mean": {name: [...], "y": [...]}}}}``.
     Axes hold the rows that any curve keeps; ``rows`` are places in them, each as the difference to the one before.
     """
-    clocks = [name for name in table.names if is_clock(name)]
+    # Time spent, over which curves can be drawn, too.
+    clocks = [name for name in table.names if name.rpartition("/")[2] in ("seconds", "processor_seconds")]
     columns: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
     for name in table.names:
-        if name in clocks:
-            continue
         values = table.values[:, table.names.index(name)]
         rows = np.flatnonzero(np.isfinite(values))
-        if len(rows):
+        if len(rows) and name not in clocks:
             columns[name] = (rows, rows[thin(values[rows])], values)
     used = np.unique(np.concatenate([kept for _, kept, _ in columns.values()])) if columns else np.empty(0, int)
     axes = {AXIS: table.seen, **{name: table.values[:, table.names.index(name)] for name in clocks}}
     curves = {}
     for name, (rows, kept, values) in columns.items():
-        curve = {"rows": f"[{_whole(_steps(np.searchsorted(used, kept)))}]", "y": f"[{_short(values[kept])}]"}
+        steps = np.diff(np.searchsorted(used, kept), prepend=0)
+        curve = {"rows": f"[{_whole(steps)}]", "y": f"[{_short(values[kept])}]"}
         if len(kept) < len(rows):
             lines = {axis: x[rows] for axis, x in axes.items()} | {"y": values[rows]}
             curve["mean"] = _object({name: f"[{_short(middles(line), 4)}]" for name, line in lines.items()})
@@ -82,15 +82,6 @@ def pack(table: Table) -> str:
 def unpack(packed: str) -> dict[str, Any]:
     """Return what :func:`pack` was given, as plain data; the page does the same."""
     return json.loads(gzip.decompress(base64.b64decode(packed)))
-
-
-def is_clock(name: str) -> bool:
-    """Whether a column is time spent, which curves can be drawn over."""
-    return name.rpartition("/")[2] in ("seconds", "processor_seconds")
-
-
-def _steps(places: np.ndarray) -> np.ndarray:
-    return np.diff(places, prepend=0)
 
 
 def _whole(numbers: np.ndarray) -> str:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lightning_gen.core import InputError
@@ -52,7 +53,7 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
         about = folder.stat()
         with os.scandir(folder) as entries:
             listed = list(entries)
-    except OSError:  # it went, or is not ours to read: of a run nothing could be shown anyway
+    except OSError:  # it was removed or cannot be read: nothing of a run in it could be shown
         return
     if (about.st_dev, about.st_ino) in seen:
         return
@@ -79,16 +80,11 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _files(folder: Path, names: Sequence[str] | None) -> list[tuple[str, int, int]]:
-    try:
-        with os.scandir(folder) as entries:
-            listed = [entry for entry in entries if names is None or entry.name in names]
-    except OSError:
-        return []
     found = []
-    for entry in listed:
-        try:
-            about = entry.stat()
-        except OSError:
-            continue
-        found.append((entry.name, about.st_mtime_ns, about.st_size))
+    with suppress(OSError), os.scandir(folder) as entries:  # there need be no such folder
+        for entry in entries:
+            if names is None or entry.name in names:
+                with suppress(OSError):  # it went meanwhile
+                    about = entry.stat()
+                    found.append((entry.name, about.st_mtime_ns, about.st_size))
     return found

@@ -1,7 +1,6 @@
 """Everything that the report shows of one run, read from its folder; what cannot be read is said in words."""
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +15,14 @@ from lightning_gen.report.pictures import find_grids, find_others
 from lightning_gen.report.tables import Table, read_table
 from lightning_gen.runs import RUNNING, RunFolder
 from lightning_gen.sweeps.command import shell_text, shown_command
+from lightning_gen.sweeps.distributions import is_number
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML has libyaml
 
 STATES = {"complete": "finished", "completed": "finished", "fail": "failed", "waiting": "running"}
 """Other words for the status of a run or trial."""
 
-MOST_KEYS = 5000  # of a config; one with more is no config of ours
+MOST_KEYS = 5000  # of a config; a file with more is not a config of this package
 
 
 @dataclass
@@ -97,12 +97,12 @@ class Run:
     @property
     def parameters(self) -> dict[str, int]:
         """Number of parameters of each part."""
-        return {name: int(n) for name, n in _dict(self.summary.get("parameters")).items() if _is_number(n)}
+        return {name: int(n) for name, n in as_dict(self.summary.get("parameters")).items() if is_number(n)}
 
     def number(self, name: str) -> float | None:
         """Return a number of summary.json, if it is one."""
         value = self.summary.get(name)
-        return value if _is_number(value) else None
+        return value if is_number(value) else None
 
     def is_lost(self) -> bool:
         """Whether it says that it runs, on this machine, but its process is gone."""
@@ -149,7 +149,7 @@ def _leaves(value: Any, key: str, depth: int) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict) and value:
         if "class_path" in value:
             yield key, as_text(value["class_path"])
-            yield from _inside(_dict(value.get("init_args")), key, depth)
+            yield from _inside(as_dict(value.get("init_args")), key, depth)
             yield from _inside({k: v for k, v in value.items() if k not in ("class_path", "init_args")}, key, depth)
         else:
             yield from _inside(value, key, depth)
@@ -169,69 +169,63 @@ def _inside(value: dict[Any, Any], key: str, depth: int) -> Iterator[tuple[str, 
 def _read_json(run: Run, name: str, needed: bool = True) -> dict[str, Any]:
     try:
         value = json.loads((run.folder / name).read_bytes())
+        if isinstance(value, dict):
+            return finite(value)
+        problem = "is not a JSON object"
     except FileNotFoundError:
-        if needed:
-            run.problems.append(f"{name} is missing: the run is just starting, or ended before it could be written")
-        return {}
+        problem = "is missing: the run is just starting, or ended before it could be written" if needed else ""
     except OSError as error:
-        run.problems.append(f"{name} cannot be read: {error.strerror}")
-        return {}
+        problem = f"cannot be read: {error.strerror}"
     except (ValueError, RecursionError):
-        run.problems.append(f"{name} is not JSON: half written, or damaged")
-        return {}
-    if not isinstance(value, dict):
-        run.problems.append(f"{name} is not a JSON object")
-        return {}
-    return finite(value)
+        problem = "is not JSON: half written, or damaged"
+    if problem:
+        run.problems.append(f"{name} {problem}")
+    return {}
 
 
 def _read_config(run: Run) -> dict[str, str]:
+    flat: dict[str, str] = {}
     try:
         config = yaml.load((run.folder / "config.yaml").read_text(encoding="utf-8"), Loader)
         flat = flatten(config) if isinstance(config, dict) else {}
+        problem = "" if "model" in flat else "names no model: half written, or of another program"
     except FileNotFoundError:
-        if not run.trial:
-            run.problems.append("config.yaml is missing")
-        return {}
+        problem = "" if run.trial else "is missing"
     except OSError as error:
-        run.problems.append(f"config.yaml cannot be read: {error.strerror}")
-        return {}
+        problem = f"cannot be read: {error.strerror}"
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = f" from line {line + 1} on" if line is not None else ""
-        run.problems.append(f"config.yaml is not YAML{where}: half written, or damaged")
-        return {}
-    if "model" not in flat:
-        run.problems.append("config.yaml names no model: half written, or of another program")
+        problem = f"is not YAML{where}: half written, or damaged"
+    if problem:
+        run.problems.append(f"config.yaml {problem}")
     return flat
 
 
 def _status(run: Run) -> str:
     own, swept = (str(source.get(key) or "").lower() for source, key in ((run.summary, "status"), (run.trial, "state")))
     own, swept = STATES.get(own, own), STATES.get(swept, swept)
-    if swept in ("pruned", "failed"):  # the sweep knows why it ended
+    if swept in ("pruned", "failed"):  # the run itself does not know these
         return swept
     return own or swept or "unknown"
 
 
 def _take_figures(run: Run, table: Table) -> None:
-    run.last, run.best = _numbers(run.summary.get("last")), _numbers(run.summary.get("best"))
-    from_table = table.last()
-    clocks = {name for name in from_table if name.endswith("seconds")}
-    run.last = {name: value for name, value in from_table.items() if name not in clocks} | run.last
+    from_table = {name: value for name, value in table.last().items() if not name.endswith("seconds")}
+    run.last = from_table | _numbers(run.summary.get("last"))
+    run.best = _numbers(run.summary.get("best"))
     for name in run.last:
         higher = higher_is_better(name)
         if name not in run.best and higher is not None and name in table.names and name.startswith("val/"):
             _, values = table.column(name)
             if len(values):
                 run.best[name] = float(values.max() if higher else values.min())
-    run.facts["val"] = _dict(run.summary.get("likelihood"))
+    run.facts["val"] = as_dict(run.summary.get("likelihood"))
     for verb in ("validate", "test"):
         if not (run.folder / f"{verb}.json").exists():
             continue
         report = _read_json(run, f"{verb}.json")
-        figures = {name: value for name, value in report.items() if name.startswith(("val/", "test/"))}
-        run.scored[verb] = _numbers(figures)
+        run.scored[verb] = _numbers({name: v for name, v in report.items() if name.startswith(("val/", "test/"))})
         inside = {name.removeprefix("likelihood_"): v for name, v in report.items() if name.startswith("likelihood_")}
         run.facts[verb] = inside | {key: report[key] for key in ("checkpoint", "images_seen", "n") if key in report}
     for where, figures in {"val": run.last, **run.scored}.items():
@@ -242,14 +236,11 @@ def _take_figures(run: Run, table: Table) -> None:
 
 
 def _numbers(value: Any) -> dict[str, float]:
-    return {str(name): number for name, number in _dict(value).items() if _is_number(number)}
+    return {str(name): number for name, number in as_dict(value).items() if is_number(number)}
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _dict(value: Any) -> dict[Any, Any]:
+def as_dict(value: Any) -> dict[Any, Any]:
+    """Return a mapping as it is, and {} for anything else."""
     return value if isinstance(value, dict) else {}
 
 

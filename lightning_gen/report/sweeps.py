@@ -9,9 +9,10 @@ import numpy as np
 from lightning_gen.report.folders import natural
 from lightning_gen.report.fronts import front
 from lightning_gen.report.importance import FEWEST, Column, forest_importance, ranks, spearman
-from lightning_gen.report.run import Run, as_text
+from lightning_gen.report.run import Run, as_dict, as_text
 from lightning_gen.runs import RUNNING
 from lightning_gen.sweeps.command import shown_command
+from lightning_gen.sweeps.distributions import is_number
 
 LOG_SPREAD = 50  # highest / lowest of a positive parameter from which on its axis is logarithmic
 COSTS = ("seconds", "parameters", "images_seen")
@@ -88,9 +89,9 @@ def trial_number(run: Run) -> int:
 
 
 def value_of(run: Run) -> float | None:
-    """Return what the trial reached: the sweep's word, else the newest value of the metric (a trial still running)."""
+    """Return what the trial reached: the value in trial.json; while it still runs, the newest one of the metric."""
     value = run.trial.get("value")
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if is_number(value):
         return float(value)
     return run.last.get(str(run.trial.get("metric"))) if run.status == RUNNING else None
 
@@ -127,8 +128,10 @@ def importance(parameters: Sequence[dict[str, Any]], final: Sequence[float | Non
     values = np.array([final[i] for i in kept], dtype=np.float64)
     used = [column for column in (_column(p, kept) for p in parameters) if len(set(column.choices)) > 1]
     if len(kept) < FEWEST:
-        why = f"Importance needs at least {FEWEST} finished trials with a value; there are {len(kept)}."
-        return {"trials": len(kept), "why_not": why}
+        return {
+            "trials": len(kept),
+            "why_not": f"Importance needs at least {FEWEST} finished trials with a value; there are {len(kept)}.",
+        }
     varied = bool(used)
     used = [column for column in used if column.numbers is not None or len(set(column.choices)) < len(kept)]
     if not used or len(set(values.tolist())) < 2:
@@ -172,17 +175,16 @@ def _column(parameter: dict[str, Any], kept: Sequence[int]) -> Column:
 
 def _parameters(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Return the parameters that vary, with the value in every trial, and those that do not."""
-    given = [run.trial.get("parameters") for run in runs]
-    dicts = [one if isinstance(one, dict) else {} for one in given]
+    dicts = [as_dict(run.trial.get("parameters")) for run in runs]
     names = list(dict.fromkeys(name for one in dicts for name in one))
     varying, constant = [], {}
     for name in names:
-        values = [one.get(name) if name in one else None for one in dicts]
+        values = [one.get(name) for one in dicts]
         texts = [as_text(value) if name in one else None for value, one in zip(values, dicts, strict=True)]
         if len({text for text in texts if text is not None}) < 2:
             constant[name] = next((text for text in texts if text is not None), "")
             continue
-        numbers = [_as_number(value) for value in values]
+        numbers = [float(value) if is_number(value) else None for value in values]
         present = [number for number, text in zip(numbers, texts, strict=True) if text is not None]
         if None not in present:
             positive = min(present) > 0 and max(present) / min(present) >= LOG_SPREAD
@@ -192,7 +194,3 @@ def _parameters(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[str, st
             places = [None if text is None else choices.index(text) for text in texts]
             varying.append({"name": name, "kind": "choice", "log": False, "choices": choices, "values": places})
     return varying, constant
-
-
-def _as_number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -54,7 +54,10 @@ def read_table(path: Path, running: bool = False) -> Table:
     whole, _, rest = text.rpartition("\n")
     problems = ["metrics.csv: its last row was cut short and is left out"] if rest and not running else []
     header, *rows = whole.split("\n")
-    names = _names(header)
+    try:
+        names = next(csv.reader([header]), [])
+    except csv.Error:
+        names = []
     if AXIS not in names:
         if running and not whole.strip():  # its first row is on its way
             return Table()
@@ -64,19 +67,13 @@ def read_table(path: Path, running: bool = False) -> Table:
     axis = names.index(AXIS)
     known = np.isfinite(values[:, axis])
     if wrong or not known.all():
-        lines = sorted({*wrong, *(np.arange(2, len(rows) + 2)[_good(rows, wrong)][~known].tolist())})
+        good = np.setdiff1d(np.arange(2, len(rows) + 2), wrong)  # numbers of the lines that became rows of values
+        lines = sorted([*wrong, *good[~known].tolist()])
         problems.append(f"metrics.csv: {_listed(lines)} left out: not {len(names)} numbers with {AXIS}")
     values = values[known]
     values = values[np.argsort(values[:, axis], kind="stable")]
     others = [i for i in range(len(names)) if i != axis]
     return Table([names[i] for i in others], values[:, axis], values[:, others], problems)
-
-
-def _names(header: str) -> list[str]:
-    try:
-        return next(csv.reader([header]), [])
-    except csv.Error:
-        return []
 
 
 def _numbers(rows: Sequence[str], width: int) -> tuple[np.ndarray, list[int]]:
@@ -94,9 +91,8 @@ def _numbers(rows: Sequence[str], width: int) -> tuple[np.ndarray, list[int]]:
         pass
     good, wrong = [], []
     for line, row in enumerate(rows, start=2):
-        cells = row.split(",")
         try:
-            numbers = [float(cell) if cell.strip() else np.nan for cell in cells]
+            numbers = [float(cell) if cell.strip() else np.nan for cell in row.split(",")]
         except ValueError:
             numbers = []
         if len(numbers) == width:
@@ -104,12 +100,6 @@ def _numbers(rows: Sequence[str], width: int) -> tuple[np.ndarray, list[int]]:
         else:
             wrong.append(line)
     return np.array(good, dtype=np.float64).reshape(-1, width), wrong
-
-
-def _good(rows: Sequence[str], wrong: Sequence[int]) -> np.ndarray:
-    mask = np.ones(len(rows), dtype=bool)
-    mask[np.array(wrong, dtype=int) - 2] = False
-    return mask
 
 
 def _listed(lines: Sequence[int]) -> str:

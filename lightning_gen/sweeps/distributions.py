@@ -10,6 +10,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,7 @@ USUAL = (0.05, 0.95)
 """Quantiles between which most values lie."""
 
 
+@dataclass
 class Distribution(ABC):
     """How one parameter of a sweep is drawn.
 
@@ -60,9 +62,8 @@ class Distribution(ABC):
         kind: W&B's name of the distribution, inferred as W&B does where the file names none.
     """
 
-    def __init__(self, name: str, kind: str):
-        self.name = name
-        self.kind = kind
+    name: str
+    kind: str
 
     @abstractmethod
     def raw(self) -> BaseDistribution:
@@ -90,6 +91,7 @@ class Distribution(ABC):
         raise InputError(f"parameters.{self.name}: method: grid cannot go through {self.kind}: {remedy}")
 
 
+@dataclass
 class Choices(Distribution):
     """``constant``, ``categorical`` and ``categorical_w_probabilities``.
 
@@ -97,10 +99,8 @@ class Choices(Distribution):
     True. Unequally likely ones are drawn by their quantile, which Optuna can weigh.
     """
 
-    def __init__(self, name: str, kind: str, values: Sequence[Any], probabilities: Sequence[float] | None = None):
-        super().__init__(name, kind)
-        self.values = list(values)
-        self.probabilities = None if probabilities is None else list(probabilities)
+    values: list[Any]
+    probabilities: list[float] | None = None
 
     def raw(self) -> BaseDistribution:
         if self.probabilities is None:
@@ -124,12 +124,12 @@ class Choices(Distribution):
         return super().grid() if self.probabilities else list(self.values)
 
 
+@dataclass
 class Integers(Distribution):
     """``int_uniform``: every whole number from min to max."""
 
-    def __init__(self, name: str, kind: str, low: int, high: int):
-        super().__init__(name, kind)
-        self.low, self.high = low, high
+    low: int
+    high: int
 
     def raw(self) -> BaseDistribution:
         return optuna().IntDistribution(self.low, self.high)
@@ -144,6 +144,7 @@ class Integers(Distribution):
         return list(range(self.low, self.high + 1))
 
 
+@dataclass
 class Numbers(Distribution):
     r"""Continuous distributions, and those rounded to multiples of q, :math:`q \cdot \text{round}(x / q)`.
 
@@ -160,11 +161,7 @@ class Numbers(Distribution):
     q is whole, so is the value.
     """
 
-    def __init__(self, name: str, kind: str, arguments: dict[str, float]):
-        super().__init__(name, kind)
-        self.arguments = arguments
-        self.law = kind.removeprefix("q_")
-        self.q = arguments.get("q")
+    arguments: dict[str, float]
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -176,15 +173,15 @@ class Numbers(Distribution):
 
     def raw(self) -> BaseDistribution:
         low, high = self.ends
-        return optuna().FloatDistribution(low, high, log=self.law.endswith("_values"))
+        return optuna().FloatDistribution(low, high, log=self.kind.endswith("_values"))
 
     def shown(self, raw: float) -> float | int:
-        value = self._value(float(raw))
-        if self.q is None:
+        value, q = self._value(float(raw)), self.arguments.get("q")
+        if q is None:
             return value
         # In decimals, so that the third multiple of 0.1 is 0.3 and not 0.30000000000000004.
-        multiple = round(value / self.q) * Decimal(str(self.q))
-        return int(multiple) if float(self.q).is_integer() else float(multiple)
+        multiple = round(value / q) * Decimal(str(q))
+        return int(multiple) if float(q).is_integer() else float(multiple)
 
     def _value(self, raw: float) -> float:
         if self.kind in EXPONENTS:
@@ -193,15 +190,14 @@ class Numbers(Distribution):
             return raw
         from scipy import special  # slow to import, and few sweeps need it
 
-        if self.law == "beta":
+        if self.kind.endswith("beta"):
             return float(special.betaincinv(self.arguments["a"], self.arguments["b"], raw))
         x = self.arguments["mu"] + self.arguments["sigma"] * float(special.ndtri(raw))
-        return math.exp(x) if self.law == "log_normal" else x
+        return math.exp(x) if self.kind.endswith("log_normal") else x
 
     def points(self) -> list[float | int]:
         # The ends of what is drawn by its quantile hardly ever come up, and may be out of all bounds.
-        ends = self.ends if "min" in self.arguments else USUAL
-        low, high = map(self.shown, ends)
+        low, high = map(self.shown, self.ends if "min" in self.arguments else USUAL)
         return [low] if low == high else [low, high]
 
     def grid(self) -> list[float | int]:
@@ -297,9 +293,8 @@ def _choices(name: str, kind: str, where: str, values: Any, probabilities: Any =
         return Choices(name, kind, values)
     if not isinstance(probabilities, list) or len(probabilities) != len(values):
         raise InputError(f"{where}.probabilities: expected a list of {len(values)} numbers, one for each value")
-    for i, probability in enumerate(probabilities):
-        fits = is_number(probability) and probability >= 0
-        check(where, f"probabilities[{i}]", probability, fits, "a number of at least 0")
+    for i, p in enumerate(probabilities):
+        check(where, f"probabilities[{i}]", p, is_number(p) and p >= 0, "a number of at least 0")
     if abs(sum(probabilities) - 1) > 1e-5:
         raise InputError(f"{where}.probabilities: they sum to {sum(probabilities):.6g}, not to 1")
     return Choices(name, kind, values, probabilities)

@@ -18,8 +18,6 @@ METHODS = ("grid", "random", "bayes")
 GOALS = ("minimize", "maximize")
 TEXTS = ("name", "description", "program", "project", "entity")
 KEYS = ("method", "metric", "parameters", "command", "early_terminate", "run_cap", *TEXTS)
-METRIC_KEYS = ("name", "goal", "target")
-EARLY_KEYS = ("type", "min_iter", "max_iter", "s", "eta", "strict")
 # Keys of W&B's own services: known, so that the answer is not a near miss.
 ELSEWHERE = ("apiVersion", "kind", "controller", "job", "image_uri", "scheduler", "metrics", "impute")
 
@@ -209,7 +207,7 @@ def _metric(raw: dict[str, Any]) -> dict[str, Any]:
     if given is None:
         return {"name": None, "goal": "minimize", "target": None}
     check("", "metric", given, isinstance(given, dict), "a mapping such as {name: ..., goal: minimize}")
-    _check_keys(given, METRIC_KEYS, "metric.")
+    _check_keys(given, ("name", "goal", "target"), "metric.")
     name, target = given.get("name"), given.get("target")
     if not isinstance(name, str) or not name:
         raise InputError("metric.name is missing: the name of a figure, such as val/fid_digits_heldout")
@@ -222,7 +220,7 @@ def _early_termination(raw: dict[str, Any]) -> EarlyTermination | None:
     if given is None:
         return None
     check("", "early_terminate", given, isinstance(given, dict), "a mapping such as {type: hyperband, min_iter: ...}")
-    _check_keys(given, EARLY_KEYS, "early_terminate.")
+    _check_keys(given, ("type", "min_iter", "max_iter", "s", "eta", "strict"), "early_terminate.")
     _choice("early_terminate.type", given.get("type"), ("hyperband",))
     numbers = {key: given[key] for key in ("min_iter", "max_iter", "s") if key in given}
     check_positive("early_terminate", **numbers)
@@ -253,8 +251,13 @@ def _command(raw: dict[str, Any]) -> tuple[str, ...]:
             example = "['${env}', '${program}', fit, --config, FILE, '${args}']"
             raise InputError(f"command is missing: for program: {raw['program']} write command: {example}")
         given = list(DEFAULT_COMMAND)
-    is_list = isinstance(given, list) and bool(given)
-    check("", "command", given, is_list, "a list of items, such as ['${env}', '${program}', fit, '${args}']")
+    check(
+        owner="",
+        name="command",
+        value=given,
+        holds=isinstance(given, list) and bool(given),
+        expected="a list of items, such as ['${env}', '${program}', fit, '${args}']",
+    )
     for i, item in enumerate(given):
         is_text = isinstance(item, str | int | float) and not isinstance(item, bool)
         check("", f"command[{i}]", item, is_text, "text (macros in quotes)")
@@ -293,9 +296,6 @@ def _choice(where: str, given: Any, known: Sequence[str]) -> str:
     if given not in known:
         raise InputError(f"{where}: there is no {given!r}{did_you_mean(str(given), known, sure=True)}")
     return given
-
-
-# --- files of the package -----------------------------------------------------------------------------------------
 
 
 # --- another config -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Running a sweep's trials: each is a process of its own, which says how it stands and is told to go on or to stop."""
+"""Running a sweep's trials: each is a process of its own, which reports its figures and is told to go on or to stop."""
 
 import difflib
 import json
@@ -25,7 +25,7 @@ from lightning_gen.sweeps.study import Attempt, Superseded, SweepStudy
 
 TICK_SECONDS = 0.1
 LOOK_SECONDS = 2.0
-"""How often is looked for trials to take over while there is nothing else to start."""
+"""How often to look for trials to take over while there is nothing else to start."""
 STOP_SECONDS = 120.0
 """How long runs that are asked to end may take to save."""
 MOST_FAILURES = 5
@@ -87,10 +87,8 @@ class Run:
         """Send a signal to the run's first process, which tells its others; SIGKILL to all of them."""
         self.asked_to_end = True
         with suppress(ProcessLookupError):
-            if signum == signal.SIGKILL:
-                os.killpg(self.process.pid, signum)
-            else:
-                os.kill(self.process.pid, signum)
+            send = os.killpg if signum == signal.SIGKILL else os.kill
+            send(self.process.pid, signum)
 
     def has_ended(self) -> bool:
         """Whether the run's first process has ended; it stays a zombie, so that its number is still its own."""
@@ -202,7 +200,7 @@ class Runner:
     def _drop(self, run: Run) -> None:
         self.screen.say(f"trial {run.attempt.index} was taken over by another worker: ending it here")
         run.superseded = True
-        run.signal(signal.SIGKILL)  # what it would save, the other worker's run saves, too
+        run.signal(signal.SIGKILL)  # without saving, because the other worker's run saves in the same folder
 
     # --- starting ---------------------------------------------------------------------------------------------------
 
@@ -259,19 +257,15 @@ class Runner:
                 start_new_session=True,
             )
         ours.setblocking(False)
-        run = Run(attempt, slot, folder, command, process, ours, log, log_start)
-        run.value = attempt.history[max(attempt.history)] if attempt.history else None
+        run = Run(attempt, slot, folder, command, process, ours, log, log_start, value=attempt.value)
         self._selector.register(ours, selectors.EVENT_READ, run)
         return run
 
     # --- listening --------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        if self._selector.get_map():
-            for key, _ in self._selector.select(TICK_SECONDS):
-                self._read(key.data)
-        else:
-            time.sleep(TICK_SECONDS)
+        for key, _ in self._selector.select(TICK_SECONDS):
+            self._read(key.data)
         for run in [run for run in self.runs if run.has_ended()]:
             self._read(run)
             self._finish(run)
@@ -312,7 +306,7 @@ class Runner:
 
     def _no_metric(self, run: Run, known: Sequence[str]) -> None:
         if self.error is not None or self.study.has_value():
-            return  # one of several models without that figure is that trial's failure alone
+            return  # other trials have the figure: only this trial fails
         near = difflib.get_close_matches(self.study.metric, known, max(1, len(known)), 0)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         self.error = InputError(
@@ -353,8 +347,8 @@ class Runner:
         if summary.get("status") not in (FINISHED, PRUNED):
             return False
         value = last_figure(summary, self.study.metric)
-        if value is None and attempt.history:
-            value = attempt.history[max(attempt.history)]
+        if value is None:
+            value = attempt.value
         command = read_trial(folder).get("command", [])
         seconds = float(summary.get("seconds") or 0.0)
         self._conclude(folder, attempt, value, summary["status"] == PRUNED, seconds, command)
@@ -363,12 +357,10 @@ class Runner:
     def _conclude(
         self, folder: Path, attempt: Attempt, value: float | None, pruned: bool, seconds: float, command: list[str]
     ) -> None:
-        if value is None:
-            reason = f"it reported no {self.study.metric}: a run needs at least one evaluation"
+        if value is None or not math.isfinite(value):
+            missing = f"it reported no {self.study.metric}: a run needs at least one evaluation"
+            reason = missing if value is None else f"its last {self.study.metric} is {value}"
             self._tell_failed(folder, attempt, reason, [], seconds, command)
-            return
-        if not math.isfinite(value):
-            self._tell_failed(folder, attempt, f"its last {self.study.metric} is {value}", [], seconds, command)
             return
         state = "pruned" if pruned else "finished"
         try:
@@ -395,7 +387,7 @@ class Runner:
     ) -> None:
         try:
             self.study.beat(attempt)
-            with suppress(OSError):  # which may be why it failed
+            with suppress(OSError):  # a folder that cannot be written may be why it failed
                 self._write(folder, attempt, command, "failed", reason=reason)
             self.study.failed(attempt, reason, tail, seconds)
         except Superseded:
@@ -407,7 +399,7 @@ class Runner:
                 f"the first {len(self.failures)} trials have failed, the last one so: {reason} "
                 f"(all of it in {folder / 'log.txt'})"
             )
-            for failure in self.failures:  # it is not the trials' fault
+            for failure in self.failures:  # the cause is outside the trials, so they are tried again
                 self.study.try_again(failure)
 
     def _write(
@@ -447,7 +439,7 @@ class Runner:
                 run.signal(signal.SIGKILL)
 
     def _end_all(self) -> None:
-        """Leave no run behind, whatever ended the sweep: those that are left lose their link, save, and end."""
+        """End all runs, whatever ended the sweep: with their link closed they save and end."""
         deadline = time.monotonic() + STOP_SECONDS
         for run in self.runs:
             run.socket.close()
@@ -483,14 +475,11 @@ def visible_devices() -> list[str]:
     if given is not None:
         devices = [name.strip() for name in given.split(",") if name.strip()]
     else:
-        program = shutil.which("nvidia-smi")
-        if program is None:
-            return []
         try:
-            listed = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=30, check=False).stdout
-        except (OSError, subprocess.SubprocessError):
+            done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False)
+        except (OSError, subprocess.SubprocessError):  # such as where there is no such program
             return []
-        devices = [str(i) for i in range(sum(line.startswith("GPU ") for line in listed.splitlines()))]
+        devices = [str(i) for i in range(sum(line.startswith("GPU ") for line in done.stdout.splitlines()))]
     return devices if len(devices) > 1 else []
 
 
@@ -523,7 +512,7 @@ def read_trial(folder: Path) -> dict[str, Any]:
 def last_figure(summary: dict[str, Any], name: str) -> float | None:
     """Return a figure of a run's last evaluation."""
     last = summary.get("last") or {}
-    if name in last and last[name] is None:  # how JSON has what is not a number
+    if name in last and last[name] is None:  # write_json writes NaN as null
         return math.nan
     return last.get(name)
 

@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL, make_url
@@ -41,9 +41,9 @@ from lightning_gen.sweeps.file import EarlyTermination, SweepFile, sweep_text
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60
 """After so long without a heartbeat, a worker on another machine is taken for dead."""
-FORGOTTEN_SECONDS = 3600
+FORGOTTEN = timedelta(hours=1)
 """After so long, a trial without owner or heartbeat was left by a worker that died while it took it."""
-CONNECT_SECONDS = {"sqlite": ("timeout", 60), "postgresql": ("connect_timeout", 10), "mysql": ("connect_timeout", 10)}
+CONNECT_SECONDS = {"sqlite": {"timeout": 60}, "postgresql": {"connect_timeout": 10}, "mysql": {"connect_timeout": 10}}
 
 # User attributes of attempts. Those that Optuna's own retries set as system attributes are set, too.
 INDEX, PARAMETERS, OWNER, CONTINUED, SURPLUS = "index", "parameters", "owner", "continued", "surplus"
@@ -75,6 +75,11 @@ class Attempt:
     history: dict[int, float]
     continued: bool
 
+    @property
+    def value(self) -> float | None:
+        """The newest value in the history, or None."""
+        return self.history[max(self.history)] if self.history else None
+
 
 @dataclass(frozen=True)
 class Result:
@@ -98,22 +103,6 @@ class Result:
 
 
 # --- samplers -----------------------------------------------------------------------------------------------------
-
-
-class GridPoint(BaseSampler):
-    """Sampler of one point of a grid."""
-
-    def __init__(self, point: Mapping[str, Any]):
-        self.point = point
-
-    def infer_relative_search_space(self, study: Any, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return {}
-
-    def sample_relative(self, study: Any, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:
-        return {}
-
-    def sample_independent(self, study: Any, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
-        return json.dumps(self.point[param_name])
 
 
 class SamplerPerTrial(BaseSampler):
@@ -157,6 +146,7 @@ def grid_points(sweep: SweepFile) -> list[dict[str, Any]]:
 # --- early termination --------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
 class Hyperband:
     r"""Decide at an evaluation whether a trial goes on, as Optuna's ``HyperbandPruner`` does (Li et al. 2018, 2020).
 
@@ -175,21 +165,16 @@ class Hyperband:
         name: of the sweep, by which trials are dealt.
     """
 
-    def __init__(
-        self, min_resource: int, max_resource: int | None = None, eta: float = 3, strict: bool = True, name: str = ""
-    ):
-        self.min_resource = min_resource
-        self.max_resource = max_resource
-        self.eta = eta
-        self.strict = strict
-        self.name = name
+    min_resource: int
+    max_resource: int | None = None
+    eta: float = 3
+    strict: bool = True
+    name: str = ""
 
     @classmethod
     def of(cls, early: EarlyTermination, name: str) -> Hyperband:
         """Return what a sweep file's ``early_terminate`` describes."""
-        least = early.min_iter
-        if least is None:
-            least = max(1, int(early.max_iter // early.eta**early.s))
+        least = early.min_iter or max(1, int(early.max_iter // early.eta**early.s))
         return cls(least, early.max_iter, early.eta, early.strict, name)
 
     def stops(self, index: int, histories: Mapping[int, Mapping[int, float]], longest: int, sign: int = 1) -> bool:
@@ -219,7 +204,7 @@ class Hyperband:
         rivals = (
             self._at(history, rung, sign)
             for other, history in histories.items()
-            if other == index or self.bracket(other, brackets) == bracket
+            if self.bracket(other, brackets) == bracket
         )
         come = sorted(rival for rival in rivals if rival is not None and not math.isnan(rival))
         return value > come[max(0, int(len(come) // self.eta) - 1)]
@@ -253,11 +238,17 @@ def is_gone(owner: Mapping[str, Any]) -> bool | None:
     """Return whether a process that :func:`this_process` named has ended; None where that cannot be seen from here."""
     if owner["machine"] != _machine():
         return None
-    return not _is_alive(owner["pid"], owner["start"])
+    try:
+        os.kill(owner["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # it is another user's
+        pass
+    return owner["start"] not in (None, _start_of(owner["pid"]))
 
 
 def _machine() -> str:
-    """Name this machine since its last start, or this container: where process numbers mean the same."""
+    """Return a name of this machine since its last start, or of this container: process numbers are valid there."""
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -267,26 +258,11 @@ def _machine() -> str:
 
 def _start_of(pid: int) -> str | None:
     """Return when a process started, in ticks, or None where the system does not tell, and for one that has ended."""
-    try:  # the name in brackets may hold anything
+    try:  # the program's name, in brackets, may contain spaces and brackets
         state, *facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if state in "ZX" else facts[18]
     except (OSError, ValueError, IndexError):
         return None
-
-
-def _is_alive(pid: int, start: str | None) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return start is None or _start_of(pid) == start
-
-
-def _age(attempt: FrozenTrial) -> float:
-    """Return the seconds since an attempt began, by the clocks of two machines."""
-    return 0.0 if attempt.datetime_start is None else (datetime.now() - attempt.datetime_start).total_seconds()
 
 
 # --- the study ----------------------------------------------------------------------------------------------------
@@ -376,7 +352,8 @@ class SweepStudy:
                 if not create:
                     known = f"; it holds {', '.join(sorted(names))}" if names else ""
                     raise InputError(f"the storage has no sweep {self.name!r}{known}: start it without --worker first")
-                self._check_unused()
+                if versions(self.folder):
+                    raise InputError(f"{self.folder} holds other runs already: choose another --name for this sweep")
                 optuna.create_study(storage=self.storage, study_name=self.name, direction=self.goal)
                 self.new = True
             sampler = SamplerPerTrial(self._make_sampler, self._index_of)
@@ -384,17 +361,13 @@ class SweepStudy:
             self._agree(seed)
         self.study_id = self.storage.get_study_id_from_name(self.name)
 
-    def _check_unused(self) -> None:
-        if versions(self.folder):
-            raise InputError(f"{self.folder} holds other runs already: choose another --name for this sweep")
-
     def _agree(self, seed: int | None) -> None:
         """Keep what the sweep is made from, or see that it is the same as it was.
 
         Raises:
             InputError: naming what differs.
         """
-        own = {
+        facts = {
             "parameters": self.sweep.raw["parameters"],
             "command": list(self.sweep.command),
             "program": self.sweep.program,
@@ -402,12 +375,11 @@ class SweepStudy:
             "goal": self.goal,
             "method": self.sweep.method,
         }
-        own = json.loads(json.dumps(own, default=str))
-        known = self.study.user_attrs
-        if "sweep" not in known:
-            self.study.set_user_attr("seed", 0 if seed is None else seed)
+        own = json.loads(json.dumps(facts, default=str))  # as the storage will give it back
+        if "sweep" not in self.study.user_attrs:
+            self.study.set_user_attr("seed", seed or 0)
             self.study.set_user_attr("sweep", own)
-            known = self.study.user_attrs
+        known = self.study.user_attrs
         for key, value in own.items():
             if known["sweep"].get(key) != value:
                 raise InputError(
@@ -423,7 +395,8 @@ class SweepStudy:
 
     def _make_sampler(self, index: int) -> BaseSampler:
         if self.grid is not None:
-            return GridPoint(self.grid[index % len(self.grid)])
+            point = self.grid[index % len(self.grid)]
+            return PartialFixedSampler({name: json.dumps(value) for name, value in point.items()}, RandomSampler())
         if self.sweep.method == "random":
             return RandomSampler(seed=seed_of(self.seed, index))
         return TPESampler(seed=seed_of(self.seed, index), constant_liar=True)
@@ -479,21 +452,15 @@ class SweepStudy:
     def _index_of(self, attempt: FrozenTrial) -> int:
         if INDEX in attempt.user_attrs:
             return attempt.user_attrs[INDEX]
-        return sum(
-            t.number < attempt.number and FIRST_ATTEMPT not in t.system_attrs and SURPLUS not in t.user_attrs
-            for t in self.study.get_trials(deepcopy=False)
-        )
+        return sum(t.number < attempt.number and FIRST_ATTEMPT not in t.system_attrs for t in self._attempts())
 
     def _newest(self) -> dict[int, FrozenTrial]:
         """Return the newest attempt at each trial, by index."""
         newest = {}
         first = 0
         for attempt in self._attempts():
-            if FIRST_ATTEMPT in attempt.system_attrs:
-                newest[attempt.user_attrs[INDEX]] = attempt
-            else:
-                newest[attempt.user_attrs.get(INDEX, first)] = attempt
-                first += 1
+            newest[attempt.user_attrs.get(INDEX, first)] = attempt
+            first += FIRST_ATTEMPT not in attempt.system_attrs
         return dict(sorted(newest.items()))
 
     def results(self) -> list[Result]:
@@ -555,7 +522,7 @@ class SweepStudy:
             if self.target_is_reached() or (not waiting and begun >= self.limit(count)):
                 return None
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # heartbeats are said not to work with ask: they do if one sends them
+                warnings.simplefilter("ignore")  # Optuna warns that ask() sends no heartbeats: beat() does
                 trial = self.study.ask(self.distributions)
             frozen = self.storage.get_trial(self._id(trial.number))
             continued = FIRST_ATTEMPT in frozen.system_attrs
@@ -569,52 +536,52 @@ class SweepStudy:
             trial.set_user_attr(INDEX, index)
             parameters = frozen.user_attrs.get(PARAMETERS)
             if parameters is None:
-                parameters = {name: self._shown(name, trial.params[name]) for name in self.sweep.parameters}
+                raw = trial.params
+                parameters = {
+                    name: distribution.shown(raw[name]) if self.grid is None else json.loads(raw[name])
+                    for name, distribution in self.sweep.parameters.items()
+                }
                 trial.set_user_attr(PARAMETERS, parameters)
             return Attempt(trial.number, index, parameters, dict(frozen.intermediate_values), continued)
-
-    def _shown(self, name: str, raw: Any) -> Any:
-        return json.loads(raw) if self.grid is not None else self.sweep.parameters[name].shown(raw)
 
     def _id(self, number: int) -> int:
         return self.storage.get_trial_id_from_study_id_trial_number(self.study_id, number)
 
     def _take_over(self) -> None:
         """Put trials whose workers are dead back into the queue."""
-        silent: list[int] | None = None
         attempts = self._attempts()
+        silent = self.storage._get_stale_trial_ids(self.study_id)
         succeeded = {number for t in attempts for number in t.system_attrs.get(HISTORY, [])}
         for attempt in attempts:
-            if attempt.state == TrialState.FAIL and CONTINUED in attempt.user_attrs:
-                if attempt.number not in succeeded and self._lock_file is not None:
-                    self._enqueue(attempt)  # who put it back died before it was in the queue
-                continue
-            if attempt.state != TrialState.RUNNING:
-                continue
-            owner = attempt.user_attrs.get(OWNER)
-            # Under the lock a trial without an owner was left by a worker that died while it took it.
-            gone = is_gone(owner) if owner is not None else (True if self._lock_file is not None else None)
-            if gone is None:
-                if silent is None:
-                    silent = self.storage._get_stale_trial_ids(self.study_id)
-                gone = self._id(attempt.number) in silent or (owner is None and _age(attempt) > FORGOTTEN_SECONDS)
-            if gone:
-                self._put_back(attempt)
+            if attempt.state == TrialState.RUNNING:
+                owner = attempt.user_attrs.get(OWNER)
+                # Under the lock a trial without an owner was left by a worker that died while it took it.
+                gone = is_gone(owner) if owner is not None else (True if self._lock_file is not None else None)
+                if gone is None:
+                    # The clock may be another machine's.
+                    forgotten = owner is None and datetime.now() - attempt.datetime_start > FORGOTTEN
+                    gone = forgotten or self._id(attempt.number) in silent
+                if gone:
+                    self._put_back(attempt)
+            elif (
+                attempt.state == TrialState.FAIL
+                and CONTINUED in attempt.user_attrs
+                and attempt.number not in succeeded
+                and self._lock_file is not None
+            ):
+                self._enqueue(attempt)  # the worker that put it back died before it had queued it again
 
     def _put_back(self, attempt: FrozenTrial) -> None:
         trial_id = self._id(attempt.number)
-        try:
+        with suppress(UpdateFinishedTrialError):  # another worker was faster
             self.storage.set_trial_user_attr(trial_id, CONTINUED, True)
-            if not self.storage.set_trial_state_values(trial_id, TrialState.FAIL):
-                return
-        except UpdateFinishedTrialError:  # another worker was faster
-            return
-        self._enqueue(attempt)
+            if self.storage.set_trial_state_values(trial_id, TrialState.FAIL):
+                self._enqueue(attempt)
 
     def _enqueue(self, attempt: FrozenTrial) -> None:
         kept = {INDEX: self._index_of(attempt)}
         params: dict[str, Any] = {}
-        if PARAMETERS in attempt.user_attrs:  # else not all are drawn, and they are drawn anew
+        if PARAMETERS in attempt.user_attrs:  # otherwise not all were drawn, and all are drawn again
             kept[PARAMETERS] = attempt.user_attrs[PARAMETERS]
             params = attempt.params
         self.study.add_trial(
@@ -651,7 +618,7 @@ class SweepStudy:
         Raises:
             Superseded: where another worker has the trial by now.
         """
-        if count not in attempt.history:  # else it is evaluated again, because the last session died before saving
+        if count not in attempt.history:  # a session that died before it saved repeats its last evaluations
             attempt.history[count] = value
             try:
                 self.storage.set_trial_intermediate_value(self._id(attempt.number), count, value)
@@ -718,14 +685,12 @@ def open_storage(url: str, heartbeat: int, grace: int) -> RDBStorage:
         example = "sqlite:///sweeps.db, postgresql://user@host/database"
         raise InputError(f"--storage {url!r} is not the URL of a database, such as {example}") from error
     shown = parsed.render_as_string(hide_password=True)
-    backend = parsed.get_backend_name()
-    arguments = dict([CONNECT_SECONDS[backend]]) if backend in CONNECT_SECONDS else {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # heartbeats are experimental
             return RDBStorage(
                 url,
-                {"connect_args": arguments},
+                {"connect_args": CONNECT_SECONDS.get(parsed.get_backend_name(), {})},
                 heartbeat_interval=heartbeat,
                 grace_period=grace,
             )

@@ -1,4 +1,4 @@
-"""The run's end of its link to the sweep that started it: figures go up, the word to stop comes down.
+"""The run's end of its link to the sweep that started it: it sends figures, and is answered whether to stop.
 
 The environment variable ``LIGHTNING_GEN_SWEEP`` holds, as JSON, the run's folder, what the sweep asked for, and the
 number of an open socket. Lines of JSON travel on it: ``{"images_seen": n, "count": k, "value": v}`` after each
@@ -28,6 +28,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,17 +94,9 @@ class Trial:
         return self._answers.get()
 
     def _listen(self) -> None:
-        unread = b""
-        while True:
-            try:
-                received = self._link.recv(4096)
-            except OSError:
-                received = b""
-            if not received:
-                break
-            *lines, unread = (unread + received).split(b"\n")
-            for line in lines:
-                self._answers.put(line.decode())
+        with suppress(OSError):
+            for line in self._link.makefile("r"):
+                self._answers.put(line.rstrip("\n"))
         self._answers.put("go")  # to whoever waits for an answer that will not come
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(self._grace)
