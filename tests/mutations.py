@@ -98,6 +98,13 @@ MUTATIONS = (
         ["models/test_gan_parts.py::test_real_and_generated_images_of_a_phase_share_their_augmentation"],
     ),
     Mutation(
+        "samples drawn in training mode",
+        "models/base.py",
+        "with evaluating(self):\n            return self.sampler(",
+        "with torch.no_grad():\n            return self.sampler(",
+        ["models/test_vae.py::test_samples_leave_nothing_out_in_training_mode"],
+    ),
+    Mutation(
         "ADA's probability moved the wrong way",
         "objectives/augmentation.py",
         "self.p + move",
@@ -395,7 +402,7 @@ MUTATIONS = (
         "models/classical/mixture.py",
         "noise_variance=dequantizer.variance,",
         "noise_variance=0.0,",
-        ["characterisation/test_model_outputs.py::test_a_trained_model_says_what_is_stored"],
+        ["models/test_classical.py::test_training_sees_the_mean_over_the_noise_of_the_likelihood"],
     ),
     # --- samplers
     Mutation(

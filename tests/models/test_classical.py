@@ -252,6 +252,20 @@ def test_data_are_levels_or_the_middles_of_their_bins_about_mid_range():
         assert model.levels_of(x).flatten(1).tolist() == [[0, 0, 1, 1], [2, 2, 0, 2]]
 
 
+def test_training_sees_the_mean_over_the_noise_of_the_likelihood():
+    for name, make in DEQUANTIZED.items():
+        model = fitted(make)
+        found = [part for part in model.density.modules() if isinstance(part, components.Components)]
+        assert found
+        for parts in found:
+            x = model.data_of(EVERY[::9].flatten(1))[:, : parts.dims]
+            noise = torch.rand(20_000, *x.shape, generator=seeded(), dtype=torch.float64) - 0.5  # over a whole bin
+            with torch.no_grad():
+                drawn = parts.log_prob((x + noise).flatten(0, 1)).view(20_000, len(x), -1)
+                error = drawn.std(0) / math.sqrt(20_000)
+                assert ((drawn.mean(0) - parts.expected_log_prob(x)).abs() < 5 * error).all(), name
+
+
 # --- drawing ----------------------------------------------------------------------------------------------------------
 
 

@@ -263,20 +263,23 @@ def test_the_likelihood_converges_on_the_exact_one(kind, monkeypatch, generator)
 
 def test_the_likelihood_is_the_bound_of_its_generators_noise_in_chunks(monkeypatch):
     """Of 24 latents for each of four images, in chunks of at most seven."""
-    model = shaken(make(importance_samples=24))
-    levels = random_levels(DIGITS, 4)
+    levels, classes = random_levels(DIGITS, 4), torch.tensor([3, 1, 4, 0])
     monkeypatch.setattr("lightning_gen.models.variational.ROWS_AT_ONCE", 28)
-    kept = torch.get_rng_state()
-    found = model.likelihood(levels, generator=torch.Generator().manual_seed(0)).nats
-    source = torch.Generator().manual_seed(0)
-    noise = torch.cat([torch.randn(count, 4, 3, generator=source) for count in (7, 7, 7, 3)])
-    terms = model.terms(levels, None, noise.double())
-    expected = np.log(np.exp(terms.log_weights.detach().numpy()).mean(0))
-    np.testing.assert_allclose(found.detach().numpy(), expected)
-    assert torch.equal(torch.get_rng_state(), kept)
-    again, other = (model.likelihood(levels, generator=torch.Generator().manual_seed(seed)).nats for seed in (0, 1))
-    assert torch.equal(again, found)
-    assert not torch.equal(other, found)
+    for options, labels in (({}, None), (CONDITIONAL, classes)):
+        model = shaken(make(importance_samples=24, **options))
+        kept = torch.get_rng_state()
+        found = model.likelihood(levels, labels, generator=torch.Generator().manual_seed(0)).nats
+        source = torch.Generator().manual_seed(0)
+        noise = torch.cat([torch.randn(count, 4, 3, generator=source) for count in (7, 7, 7, 3)])
+        terms = model.terms(levels, labels, noise.double())
+        expected = np.log(np.exp(terms.log_weights.detach().numpy()).mean(0))
+        np.testing.assert_allclose(found.detach().numpy(), expected)
+        assert torch.equal(torch.get_rng_state(), kept)
+        again, other = (
+            model.likelihood(levels, labels, generator=torch.Generator().manual_seed(seed)).nats for seed in (0, 1)
+        )
+        assert torch.equal(again, found)
+        assert not torch.equal(other, found)
 
 
 def test_the_likelihood_is_differentiable_in_all_parameters(generator):
@@ -356,6 +359,18 @@ def test_samplers_change_latents_and_pixels(generator):
     drawn = model.sample(5, generator=torch.Generator().manual_seed(1))
     expected = model.draw_latents(5, generator=torch.Generator().manual_seed(1))
     assert torch.equal(drawn, model.decode(0.5 * expected))
+
+
+def test_samples_leave_nothing_out_in_training_mode():
+    for pixels in ("sample", "mean"):
+        model = shaken(
+            make(decoder=partial(MLPDecoder, widths=(16,), dropout=0.5), sampler=PriorSampler(pixels=pixels))
+        )
+        expected = model.eval().sample(20, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(model.train().sample(20, generator=torch.Generator().manual_seed(0)), expected)
+        assert all(part.training for part in model.modules())
+        latent = model.draw_latents(20, generator=torch.Generator().manual_seed(0)).double()
+        assert not torch.equal(*(model.pixel_parameters(latent, None) for _ in range(2)))  # training does leave out
 
 
 def test_samples_follow_the_likelihood():
