@@ -1,4 +1,4 @@
-"""Invertible maps with log |det J|, and noise that makes real numbers of levels: what flows are made of."""
+"""Invertible maps with log |det J|, and dequantization: the parts of normalising flows."""
 
 from lightning_gen.bijections.autoregressive import AffineAutoregressive
 from lightning_gen.bijections.base import Bijection, Chain, Reverse

@@ -1,4 +1,4 @@
-"""Affine autoregressive maps by masked perceptrons."""
+"""Affine autoregressive maps with masked perceptrons (MADE)."""
 
 from collections.abc import Sequence
 
@@ -11,31 +11,31 @@ from lightning_gen.core import InputError, check_at_least, check_positive
 
 
 class MaskedLinear(nn.Linear):
-    """Linear map some of whose weights are always 0."""
+    """Linear layer with a fixed mask (outputs, inputs) on its weights."""
 
     def __init__(self, mask: Tensor):
         super().__init__(mask.shape[1], mask.shape[0])
         self.register_buffer("mask", mask.to(self.weight.dtype), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        # In the precision of x: densities are computed in float32 where weights are kept in less.
+        # In the precision of x: densities are computed in float32 even if weights are in less.
         return F.linear(x, (self.weight * self.mask).to(x.dtype), self.bias.to(x.dtype))
 
 
 class AffineAutoregressive(Bijection):
-    r"""Map whose i-th coordinate is shifted and scaled by a function of the coordinates before it.
+    r"""Affine map of each coordinate, with shift and scale a function of the preceding coordinates.
 
     .. math:: y_i = s_i\, x_i + (1 - s_i)\, m_i, \qquad s_i = \varsigma(a_i), \qquad (m_i, a_i) = f_i(x_{<i}, c), \qquad
         \log |\det J| = \sum_i \log s_i
 
-    the gated form of inverse autoregressive flow (Kingma et al. 2016), in which no step can blow up; f is a masked
-    perceptron (MADE: Germain et al. 2015) of one hidden layer and a context c. The coordinates are the numbers of an
-    event in the order of its memory. ``forward`` takes one pass, ``inverse`` as many as there are coordinates.
+    This is the gated, numerically stable form of inverse autoregressive flow (Kingma et al. 2016). f is a masked
+    perceptron (MADE: Germain et al. 2015) with one hidden layer and a context c; its coordinates are those of the
+    flattened event. ``forward`` takes one pass, ``inverse`` one per coordinate.
 
     Args:
-        event_shape: of the events.
-        width: of the hidden layer.
-        context_dim: length of the context, 0 for none.
+        event_shape: shape of an event.
+        width: width of the hidden layer.
+        context_dim: size of the context, 0 for none.
 
     Raises:
         InputError: for fewer than 1 coordinate or hidden unit, or a negative context.
@@ -46,8 +46,8 @@ class AffineAutoregressive(Bijection):
         check_positive(self, width=width)
         check_at_least(self, 0, context_dim=context_dim)
         self.context_dim, dims = context_dim, self.dims
-        # Hidden unit h may see coordinates up to degree[h], and coordinate i may see hidden units of a degree below i.
-        # Those of degree 0 see the context alone: the first coordinate has nothing else.
+        # Hidden unit h depends on coordinates up to degree[h], and coordinate i on hidden units of degree below i.
+        # Units of degree 0 depend on the context only, and so does the first coordinate.
         place = torch.arange(1, dims + 1)
         degree = torch.arange(width) % dims if context_dim else torch.arange(width) % max(1, dims - 1) + 1
         self.first = MaskedLinear(degree[:, None] >= place[None])

@@ -1,4 +1,4 @@
-"""What every invertible map promises."""
+"""The interface of invertible maps, and their composition."""
 
 import itertools
 import math
@@ -12,16 +12,16 @@ from lightning_gen.core import InputError, check_positive
 
 
 class Bijection(nn.Module, ABC):
-    r"""Invertible map :math:`y = f(x)` of events, with :math:`\log |\det \partial y / \partial x|` beside it.
+    r"""Invertible map :math:`y = f(x)`, with :math:`\log |\det \partial y / \partial x|`.
 
-    An event is what belongs together, such as a row (D,) or an image (C, H, W); any batch dimensions may precede it.
-    ``context``, where a map heeds any, is (..., length) and broadcasts with these.
+    It acts on events, such as vectors (D,) or images (C, H, W), with any batch dimensions before them. ``context``, for
+    conditional maps, is (..., length), broadcastable with the batch dimensions.
 
     Args:
-        event_shape: of x; a number D stands for rows (D,).
+        event_shape: shape of an event x; a number D means (D,).
 
     Raises:
-        InputError: for a side below 1.
+        InputError: for a dimension below 1.
     """
 
     def __init__(self, event_shape: int | Sequence[int]):
@@ -36,7 +36,7 @@ class Bijection(nn.Module, ABC):
 
     @property
     def dims(self) -> int:
-        """Numbers D of an event."""
+        """Dimension D of an event."""
         return math.prod(self.event_shape)
 
     @abstractmethod
@@ -45,10 +45,10 @@ class Bijection(nn.Module, ABC):
 
     @abstractmethod
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return x and log |det| of the *inverse's* Jacobian, the negative of the forward one's at x."""
+        """Return x, and log |det| of the Jacobian of the *inverse*: the negative of the forward one at x."""
 
     def batch_shape(self, x: Tensor) -> torch.Size:
-        """Return what precedes the event's dimensions.
+        """Return the batch dimensions, which precede those of an event.
 
         Raises:
             InputError: for events of another shape.
@@ -60,13 +60,13 @@ class Bijection(nn.Module, ABC):
 
 
 class Chain(Bijection):
-    """Maps one after the other; their log-determinants add up.
+    r"""Composition of maps :math:`f_n \circ \dots \circ f_1`, whose log-determinants add up.
 
     Args:
-        maps: at least one, each of which takes what the one before gives.
+        maps: at least one, in the order of application.
 
     Raises:
-        InputError: for no map, or maps of other events than the ones before give.
+        InputError: for no map, or a map whose events do not have the shape that its predecessor returns.
     """
 
     def __init__(self, maps: Sequence[Bijection]):
@@ -101,10 +101,10 @@ class Chain(Bijection):
 
 
 class Reverse(Bijection):
-    """The numbers of an event in reverse order, so that the next autoregressive map conditions the other way round.
+    """Reversal of an event's coordinates, so that the next autoregressive map has the opposite order.
 
     Args:
-        event_shape: of the events.
+        event_shape: shape of an event.
     """
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

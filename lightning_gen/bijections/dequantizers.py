@@ -1,4 +1,4 @@
-"""Real numbers in place of levels, so that densities can be fitted to them."""
+"""Dequantization of discrete levels, for continuous densities."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,9 +11,9 @@ from lightning_gen.core import check_positive, uniform
 
 
 class Dequantizer(nn.Module, ABC):
-    r"""Levels :math:`\ell` with noise that fills their bins, :math:`x = \ell + u`, u in [0, 1); floor(x) is the level.
+    r"""Noise on levels, :math:`x = \ell + u`, u in [0, 1), so that :math:`\ell = \lfloor x \rfloor`.
 
-    A density of x bounds the probability of levels, by M noises (Theis et al. 2016, Burda et al. 2016):
+    A density p of x bounds the probability P of levels, with M noise samples (Theis et al. 2016, Burda et al. 2016):
 
     .. math:: \mathbb E \log \frac1M \sum_m \frac{p(\ell + u_m)}{q(u_m \mid \ell)} \le \log P(\ell)
         = \log \int p(\ell + u)\, du
@@ -22,7 +22,7 @@ class Dequantizer(nn.Module, ABC):
         noises: M.
 
     Raises:
-        InputError: for no noise.
+        InputError: for fewer than 1 noise sample.
     """
 
     def __init__(self, noises: int = 64):
@@ -32,14 +32,14 @@ class Dequantizer(nn.Module, ABC):
 
     @abstractmethod
     def draw(self, levels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return noise u of levels (B, D), float64 on their device, and its log density log q(u), (B,)."""
+        """Return noise u of levels (B, D), float64 on their device, and its log density log q(u), nats (B,)."""
 
     def candidates(self, levels: Tensor, generator: torch.Generator) -> Tensor:
-        """Return all noises (M, B, D) of levels (B, D)."""
+        """Return M noise samples (M, B, D) of levels (B, D)."""
         return torch.stack([self.draw(levels, generator)[0] for _ in range(self.noises)])
 
     def log_prob(self, levels: Tensor, log_density: Callable[[Tensor], Tensor], generator: torch.Generator) -> Tensor:
-        """Return the bound on log P of levels (B, D), nats (B,), by a density of x (B, D)."""
+        """Return the bound on log P of levels (B, D), nats (B,), given the log density of x (B, D)."""
         weights = []
         for _ in range(self.noises):
             noise, log_q = self.draw(levels, generator)
@@ -48,7 +48,7 @@ class Dequantizer(nn.Module, ABC):
 
 
 class UniformDequantizer(Dequantizer):
-    """Noise that is uniform in [0, 1), whatever the level.
+    """Uniform dequantization, q(u | l) = 1 on [0, 1) (Theis et al. 2016).
 
     Args:
         noises: M, see :class:`Dequantizer`.

@@ -1,4 +1,4 @@
-"""Maps of each number by itself."""
+"""Elementwise maps."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,15 @@ from lightning_gen.bijections.base import Bijection
 
 
 class ElementwiseAffine(Bijection):
-    r"""Each number of an event has a scale and a shift, which are learnt; the identity at the start.
+    r"""Learnt scale and shift of each coordinate, initialised as the identity.
 
     .. math:: y_i = e^{a_i} x_i + b_i, \qquad \log |\det J| = \sum_i a_i
 
     Args:
-        event_shape: of the events.
+        event_shape: shape of an event.
 
     Raises:
-        InputError: for a side below 1.
+        InputError: for a dimension below 1.
     """
 
     def __init__(self, event_shape: int | Sequence[int]):
@@ -34,5 +34,5 @@ class ElementwiseAffine(Bijection):
         return (y - shift) * (-log_scale).exp(), -log_scale.sum().expand(batch)
 
     def _parts(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both in the precision of ``like``: densities are in float32 where weights are kept in less."""
+        """Return both in the precision of ``like``: densities are in float32 even if weights are in less."""
         return self.log_scale.to(like.dtype), self.shift.to(like.dtype)

@@ -1,9 +1,8 @@
-"""Objects as plain data and back: what makes a checkpoint describe itself.
+"""Serialisation of objects to plain data and back, which makes checkpoints self-describing.
 
-An object is described by ``{"class_path": "package.Class", "init_args": {...}}``. Its init arguments are read back from
-attributes of the same names (scikit-learn's convention), so a class joins by storing what it was given. A factory
-(``functools.partial(Class, ...)``, the class itself, or what jsonargparse makes of a config) is described in the same
-way; whether a description stands for an object or a factory is told by the annotation of the parameter it is for.
+An object is described by ``{"class_path": "package.Class", "init_args": {...}}``. Its init arguments are read from
+attributes of the same names (scikit-learn's convention). A factory (``functools.partial(Class, ...)``, a class, or a
+factory of jsonargparse) has the same description; the annotation of the parameter decides which of the two is built.
 """
 
 import collections.abc
@@ -27,7 +26,7 @@ def class_path(cls: type) -> str:
     """Return the import path of a class.
 
     Raises:
-        InputError: for a class defined inside a function, which no other process can import.
+        InputError: for a class defined inside a function, which cannot be imported.
     """
     if "<locals>" in cls.__qualname__:
         raise InputError(f"{cls.__qualname__} is defined inside a function: move it to a module, so that load finds it")
@@ -35,10 +34,10 @@ def class_path(cls: type) -> str:
 
 
 def describe(value: Any, where: str = "value") -> Any:
-    """Return plain data (None, bool, int, float, str, list, dict) from which :func:`build` makes ``value`` again.
+    """Return plain data (None, bool, int, float, str, list, dict) from which :func:`build` recreates ``value``.
 
     Raises:
-        InputError: naming ``where`` for a lambda or function, or an object whose init arguments cannot be read back.
+        InputError: for a function, or an object whose init arguments cannot be read back; the message names ``where``.
     """
     if value is None:
         return None
@@ -46,7 +45,7 @@ def describe(value: Any, where: str = "value") -> Any:
         value = value.item()
     for plain in PLAIN:
         if isinstance(value, plain):
-            return plain(value)  # subclasses, such as NumPy's float, are not plain: torch.load would refuse them
+            return plain(value)  # torch.load refuses subclasses, such as NumPy's float
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, list | tuple):
@@ -67,10 +66,10 @@ def describe(value: Any, where: str = "value") -> Any:
 
 
 def keeps_arguments(cls: type) -> type:
-    """Let objects of a class and its subclasses remember, in ``init_arguments``, what their constructor was given.
+    """Class decorator: record the constructor's arguments of objects (also of subclasses) in ``init_arguments``.
 
-    For classes whose attributes of the same names would not tell: models. An argument called ``spec`` is left out of
-    descriptions: whoever builds the object again passes it.
+    For classes that do not keep arguments as attributes of the same names, such as models. The argument ``spec`` is
+    omitted from descriptions; pass it to :func:`build`.
     """
 
     def __new__(kind, *args, **kwargs):
@@ -78,12 +77,12 @@ def keeps_arguments(cls: type) -> type:
         signature = inspect.signature(kind.__init__)
         try:
             bound = signature.bind(self, *args, **kwargs)
-        except TypeError:  # copying calls __new__ bare; for anybody else __init__ raises the same in better words
+        except TypeError:  # copying calls __new__ without arguments; otherwise __init__ raises a clearer error
             return self
         bound.apply_defaults()
         arguments = dict(list(bound.arguments.items())[1:])
         for parameter in signature.parameters.values():
-            if parameter.kind is parameter.VAR_KEYWORD:  # a subclass that passes the rest on
+            if parameter.kind is parameter.VAR_KEYWORD:  # forwarded to the base class
                 arguments |= arguments.pop(parameter.name)
             elif parameter.kind is parameter.VAR_POSITIONAL and not arguments[parameter.name]:
                 del arguments[parameter.name]
@@ -106,14 +105,14 @@ def describe_arguments(value: Any, where: str) -> dict[str, Any]:
     """Return the init arguments of an object, read from its attributes of the same names.
 
     Raises:
-        InputError: naming ``where`` for an argument without such an attribute, or a class that takes ``*args`` or
-            ``**kwargs``, of which nobody can tell what was given.
+        InputError: for an argument without such an attribute, or a class that takes ``*args`` or ``**kwargs``, which
+            cannot be read back; the message names ``where``.
     """
     cls = type(value)
     if "init_arguments" in getattr(value, "__dict__", ()):
         return _describe_kept(value, where if where != "value" else cls.__name__)
     if cls.__init__ is object.__init__ and cls.__new__ is object.__new__ and hasattr(value, "__dict__"):
-        return {}  # what is written in C, such as a dtype, has no attributes to tell its value
+        return {}  # types implemented in C, such as dtypes, have no __dict__ and must not pass here
     arguments = {}
     for name, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -142,14 +141,14 @@ def _describe_factory(factory: functools.partial, where: str) -> dict[str, Any]:
 
 
 def parameters_of(cls: type) -> dict[str, Any]:
-    """Return the annotation (or Any) of each init parameter; ``**kwargs`` stand for those of the base class."""
+    """Return the annotation (or Any) of each init parameter; ``**kwargs`` are replaced by those of the base class."""
     annotations: dict[str, Any] = {}
     for base in cls.__mro__:
         if "__init__" not in vars(base):
             continue
         try:
             hints = typing.get_type_hints(base.__init__)
-        except NameError:  # names imported for type checkers only: plain arguments need no annotation
+        except NameError:  # names imported for type checkers only
             hints = {}
         parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
         for parameter in parameters:
@@ -164,7 +163,7 @@ def find_class(path: str, trust: typing.Sequence[str] = TRUSTED) -> type:
     """Import the class at ``path`` if its package is trusted.
 
     Raises:
-        InputError: for a package that is not trusted, or where there is no such class.
+        InputError: for a package that is not trusted, or a class that does not exist.
     """
     roots = {name.partition(".")[0] for name in trust}
     if not isinstance(path, str):
@@ -195,17 +194,17 @@ def find_class(path: str, trust: typing.Sequence[str] = TRUSTED) -> type:
 
 
 def build(description: Any, expected: Any, trust: typing.Sequence[str] = TRUSTED, where: str = "value", **extra: Any):
-    """Make the object, or factory, that ``description`` stands for; the inverse of :func:`describe`.
+    """Build the object or factory of a ``description``: the inverse of :func:`describe`.
 
     Args:
         description: plain data.
-        expected: the annotation of the parameter that the result is for. Only subclasses of what it names are built.
+        expected: annotation of the parameter that receives the result; only subclasses of it are built.
         trust: packages from which classes may be imported.
-        where: name of the place, for error messages.
+        where: name of the parameter, for error messages.
         extra: further keyword arguments of the outermost object (such as ``spec``).
 
     Raises:
-        InputError: for a class that is not trusted or not of the expected type, or arguments it does not take.
+        InputError: for a class that is not trusted or not of the expected type, or arguments that it does not take.
     """
     origin = typing.get_origin(expected)
     if origin in (typing.Union, types.UnionType):

@@ -1,4 +1,4 @@
-"""What is given to a model beside images: labels, by the rule of :mod:`lightning_gen.core.protocols`, and masks."""
+"""Checks of labels, by the rules of :mod:`lightning_gen.core.protocols`, and of masks."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from lightning_gen.core.randomness import categorical, uniform
 
 
 def heeded_labels(model: Any, labels: Tensor | None, n: int) -> Tensor | None:
-    """Return None for a model that heeds no labels, else those that were given, int64 (n,) on its device.
+    """Return the labels that a model uses: int64 (n,) on its device, or None if it is unconditional or none are given.
 
     Raises:
-        InputError: for another number of them, or a class that the model does not have.
+        InputError: for another number of labels, or a class out of range.
     """
     if labels is None or not model.conditional:
         return None
@@ -27,10 +27,10 @@ def heeded_labels(model: Any, labels: Tensor | None, n: int) -> Tensor | None:
 
 
 def required_labels(model: Any, labels: Tensor | None, n: int) -> Tensor | None:
-    """Return :func:`heeded_labels` of a model that cannot do without.
+    """Return :func:`heeded_labels`, with labels required if the model is class-conditional.
 
     Raises:
-        InputError: where none are given to a class-conditional model.
+        InputError: for a class-conditional model without labels, and as :func:`heeded_labels`.
     """
     if labels is None and model.conditional:
         raise InputError(f"{type(model).__name__}: this model is class-conditional: give labels")
@@ -38,7 +38,7 @@ def required_labels(model: Any, labels: Tensor | None, n: int) -> Tensor | None:
 
 
 def drawn_labels(model: Any, labels: Tensor | None, n: int, generator: torch.Generator) -> Tensor | None:
-    """Return :func:`heeded_labels`; where none are given, of classes drawn by ``model.class_shares``."""
+    """Return :func:`heeded_labels`; if none are given, classes are drawn from ``model.class_shares``."""
     if labels is None and model.conditional:
         numbers = uniform(n, generator=generator)
         labels = categorical(model.class_shares.cpu().expand(n, -1), numbers.cpu())
@@ -46,10 +46,10 @@ def drawn_labels(model: Any, labels: Tensor | None, n: int, generator: torch.Gen
 
 
 def check_mask(known: Tensor, levels: Tensor) -> Tensor:
-    """Return ``known`` with the shape of levels (B, C, H, W), if it is a mask that can be broadcast to it.
+    """Return the mask ``known`` broadcast to the shape of levels (B, C, H, W), on their device.
 
     Raises:
-        InputError: where it is not.
+        InputError: for a mask that is not boolean or cannot be broadcast.
     """
     if known.dtype != torch.bool:
         raise InputError(f"known must be a mask of dtype bool, got {known.dtype}")

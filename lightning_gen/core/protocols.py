@@ -1,18 +1,18 @@
-"""What a model can do, as protocols: ``isinstance(model, HasLikelihood)`` asks, never a class or an attribute's name.
+"""The capabilities of models, as protocols: test them with ``isinstance(model, HasLikelihood)``, not by class.
 
-Each promises something that ``tests/models/test_contract.py`` checks for every model. An ability may depend on how a
-model is configured: any of these methods may raise :class:`~lightning_gen.core.errors.Unavailable`.
+``tests/models/test_contract.py`` checks the contract of each protocol for every model. A capability may depend on a
+model's configuration: any of these methods may raise :class:`~lightning_gen.core.errors.Unavailable`.
 
-What ``labels=None`` means is the same for every model that heeds labels (``model.conditional``); others ignore labels.
+Unconditional models ignore labels. For class-conditional ones (``model.conditional``), ``labels=None`` means:
 
-- Sampling draws the classes: by their shares of the training images where the model knows these, else uniformly.
-- A likelihood is then :math:`\\log p(x) = \\log \\sum_y p(y)\\, p(x \\mid y)`, where the model can sum over classes;
-  one that cannot asks for labels.
-- Encoding takes the class that the model recognises, where it classifies; one that does not asks for labels.
-- Completion leaves the class to be inferred from the known pixels.
+- Sampling draws classes, from their training frequencies if these are known, else uniformly.
+- The likelihood is :math:`\\log p(x) = \\log \\sum_y p(y)\\, p(x \\mid y)` if the model can sum over classes, else
+  labels are required.
+- Encoding uses the class that the model predicts if it is a classifier, else labels are required.
+- Completion infers the class from the known pixels.
 
-A model that was trained with some labels dropped (``model.null_class``) has one class more, ``spec.num_classes``, which
-stands for "class not given"; no label means that by accident.
+A model trained with label dropout (``model.null_class``) has an additional class ``spec.num_classes`` for "no class
+given", which must be passed explicitly.
 """
 
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
@@ -22,12 +22,12 @@ from torch import Tensor
 
 
 class Likelihood(NamedTuple):
-    """What a model says about images: ``nats`` (B,) of the discrete levels, and of which kind the figure is.
+    """Log-probabilities of the discrete levels of images.
 
     Fields:
-        nats: log-probabilities, one for each image.
-        kind: ``exact``, ``dequantized``, ``bound`` or ``estimate``.
-        num_samples: noises or latents behind each.
+        nats: (B,), one per image.
+        kind: ``exact``, ``dequantized`` (a bound), ``bound`` or ``estimate``.
+        num_samples: Monte Carlo samples (noise or latents) per image.
     """
 
     nats: Tensor
@@ -37,17 +37,17 @@ class Likelihood(NamedTuple):
 
 @runtime_checkable
 class CountsImages(Protocol):
-    """A model that knows how many images training has seen over all ranks: what positions and curves go by."""
+    """A model that counts the images seen in training, over all ranks."""
 
     images_seen: int
 
 
 @runtime_checkable
 class HasLikelihood(Protocol):
-    """A model that gives log p(levels), or a bound or estimate of it, in nats.
+    """A model that computes log p(levels), or a bound or estimate of it, in nats.
 
-    Probabilities of all images sum to 1, of a bound to at most 1 in expectation. The result is differentiable in the
-    model's parameters: who wants the figure alone switches gradients off. All chance comes from ``generator``.
+    Probabilities of all images sum to 1, those of a bound to at most 1 in expectation. The result is differentiable in
+    the model's parameters; use ``torch.no_grad()`` if gradients are not needed. Randomness comes from ``generator``.
     """
 
     def likelihood(
@@ -57,14 +57,14 @@ class HasLikelihood(Protocol):
 
 @runtime_checkable
 class HasImportanceSamples(HasLikelihood, Protocol):
-    """A likelihood that is a bound by so many samples for each image, and in expectation rises with them."""
+    """A likelihood bound with ``importance_samples`` samples per image, which tightens in expectation with them."""
 
     importance_samples: int
 
 
 @runtime_checkable
 class Encodes(Protocol):
-    """A model that finds latents (B, ...) of levels (B, C, H, W), the same each time; ``decode`` takes them."""
+    """A model with a deterministic encoder from levels (B, C, H, W) to latents (B, ...) as ``decode`` takes them."""
 
     def encode(self, levels: Tensor, labels: Tensor | None = None) -> Tensor: ...
 
@@ -73,10 +73,10 @@ class Encodes(Protocol):
 class Decodes(Protocol):
     """A model with a latent space.
 
-    ``decode`` maps latents (B, ...) to levels (B, C, H, W) without chance, each by itself. ``draw_latents`` draws n of
-    them from p(z), on the model's device, and ``latents`` says what that is: "normal", independent N(0, 1), between
-    which likely latents lie on great circles; "continuous" of another density, where straight lines have to do; or
-    "discrete", with nothing in between.
+    ``decode`` maps latents (B, ...) to levels (B, C, H, W), deterministically and independently of each other.
+    ``draw_latents`` draws n latents from p(z), on the model's device. ``latents`` is the kind of p(z): "normal" for
+    N(0, I), whose latents are interpolated spherically; "continuous" for another density, interpolated linearly;
+    "discrete" for codes, which are not interpolated.
     """
 
     @property
@@ -91,8 +91,8 @@ class Decodes(Protocol):
 class Completes(Protocol):
     """A model that draws the pixels of levels (B, C, H, W) where the mask ``known`` is false, given the others.
 
-    ``completion`` says whether draws are from the model's own conditional distribution ("exact"), or tend to it as some
-    setting of the model grows ("asymptotic").
+    ``completion`` is "exact" if draws follow the model's conditional distribution, or "asymptotic" if they converge to
+    it with some setting of the model, such as a number of samples.
     """
 
     @property
@@ -110,9 +110,10 @@ class Completes(Protocol):
 
 @runtime_checkable
 class PredictsPixels(Protocol):
-    """A model that predicts each pixel from those before it in some order.
+    """A model that predicts each pixel from the preceding ones in some order.
 
-    Log-probabilities (B, C, H, W, L) of all levels; those of the levels that are there sum to the likelihood.
+    ``pixel_log_probs`` returns log-probabilities (B, C, H, W, L) of all levels, in nats; those of the observed levels
+    sum to the log likelihood.
     """
 
     def pixel_log_probs(self, levels: Tensor, labels: Tensor | None = None) -> Tensor: ...
@@ -120,6 +121,6 @@ class PredictsPixels(Protocol):
 
 @runtime_checkable
 class Classifies(Protocol):
-    """A model that recognises classes: log-probabilities (B, num_classes) of levels (B, C, H, W)."""
+    """A classifier: ``classify`` returns log p(y | x), (B, num_classes), of levels (B, C, H, W)."""
 
     def classify(self, levels: Tensor) -> Tensor: ...

@@ -1,4 +1,4 @@
-"""Priors, components and noise: distributions as pure modules, in nats."""
+"""Distributions of latents, pixels and images; log probabilities are in nats."""
 
 from lightning_gen.distributions.categorical import CategoricalComponents
 from lightning_gen.distributions.chow_liu import TreeComponents

@@ -12,11 +12,11 @@ from lightning_gen.distributions.components import (
     rows_by_component,
 )
 
-NOTHING = 2.0**-60  # of an image
+NOTHING = 2.0**-60  # negligible responsibility
 
 
 def noise_channel(levels: int, blur: float, width: float, ends: float) -> Tensor:
-    r"""Return a channel (levels, levels) that moves a level to a neighbouring one: row b is S(a | b), and sums to 1.
+    r"""Return the transition matrix (levels, levels) of a noisy channel: row b is S(a | b), and sums to 1.
 
     .. math:: S(a \mid b) = (1 - \epsilon_b)\,[a = b] + \epsilon_b\, e^{-|a - b| / h} \big/ \sum_c e^{-|c - b| / h}
 
@@ -24,8 +24,7 @@ def noise_channel(levels: int, blur: float, width: float, ends: float) -> Tensor
         levels: number of levels.
         blur: epsilon, probability of a draw from the kernel.
         width: h, in levels.
-        ends: epsilon of the lowest and the highest level, which are more than one level among others where they stand
-            for paper and ink.
+        ends: epsilon of the lowest and the highest level, which often mean background and ink.
     """
     line = torch.arange(levels, dtype=torch.float64)
     kernel = torch.exp(-(line[:, None] - line).abs() / width)
@@ -37,20 +36,19 @@ def noise_channel(levels: int, blur: float, width: float, ends: float) -> Tensor
 class CategoricalComponents(Components):
     r"""K products of independent categoricals over levels, :math:`p(x \mid k) = \prod_d \theta_{kd}(x_d)`.
 
-    Tables are blurred and smoothed. Blur: training sees each level through the :func:`noise_channel` S, whose
-    expectation is taken exactly; images are assigned by :math:`\sum_d \sum_a S(a \mid x_d) \log \theta_{kd}(a)`. The
-    prior of each table is a Dirichlet distribution, as strong as ``smoothing`` images spread over all levels and
-    ``shared`` images like the average training image.
+    Training passes each level through the :func:`noise_channel` S and takes the exact expectation over it: the E step
+    uses :math:`\sum_d \sum_a S(a \mid x_d) \log \theta_{kd}(a)`. The prior of each table is a Dirichlet distribution
+    worth ``smoothing`` images spread evenly over levels and ``shared`` images distributed like the training images.
 
     Args:
         count: K.
         dims: D.
         levels: number of levels L.
-        smoothing: images that are added, spread evenly; above 0.
-        shared: images that are added, distributed as all training images are.
-        blur: share of draws from the channel's kernel.
-        blur_width: of the kernel, in levels.
-        blur_ends: share of draws from the kernel at the lowest and the highest level.
+        smoothing: pseudo-images spread evenly over levels; above 0.
+        shared: pseudo-images distributed like the training images.
+        blur: probability of a draw from the channel's kernel.
+        blur_width: width of the kernel, in levels.
+        blur_ends: the same probability for the lowest and the highest level.
 
     Raises:
         InputError: for numbers out of range.
@@ -97,7 +95,7 @@ class CategoricalComponents(Components):
         self.prior.copy_(self.smoothing / self.levels + self.shared / len(x) * counts @ self.channel)
 
     def _counts_of(self, x: Tensor, *names: str) -> list[Tensor]:
-        """Return these statistics of all rows of x, as of one component."""
+        """Return these statistics of all rows of x with responsibility 1."""
         total: Statistics = {}
         for part in x.split(rows_at_once(self.row_cost)):
             found = self.statistics(part, x.new_ones(len(part), 1, dtype=torch.float64))
@@ -105,7 +103,7 @@ class CategoricalComponents(Components):
         return [total[name] for name in names]
 
     def _cells(self, x: Tensor) -> Tensor:
-        """Return, for levels x (B, D), which of the D L cells of a table each pixel falls into."""
+        """Return the index (B, D) of each level x (B, D) in a flattened table (D, L)."""
         return x + torch.arange(self.dims, device=x.device) * self.levels
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -119,16 +117,16 @@ class CategoricalComponents(Components):
         self.blur_table()
 
     def blur_table(self) -> None:
-        """Take the table through the channel, once for each M step: with many levels it costs more than all else."""
+        """Apply the channel to the table, once per M step: with many levels this dominates the cost."""
         self.register_buffer("blurred", self._through_channel(self.table.detach()), persistent=False)
 
     def _through_channel(self, table: Tensor) -> Tensor:
         return table @ self.channel.T
 
     def _look_up(self, table: Tensor, x: Tensor, known: Tensor | None = None) -> Tensor:
-        """Return the sum over pixels of what a table (K, D, L) holds for levels x (B, D), (B, K)."""
+        """Return the sum over pixels, (B, K), of the entries of a table (K, D, L) at levels x (B, D)."""
         cells, columns = self._cells(x), []
-        for rows in table:  # one component's table stays in the cache, where all of them would not
+        for rows in table:  # one component at a time: its table fits into the cache
             found = rows.reshape(-1)[cells]
             columns.append((found if known is None else found.masked_fill_(~known, 0.0)).sum(1))
         return torch.stack(columns, 1)
@@ -161,18 +159,18 @@ class CategoricalComponents(Components):
 
 
 def count_cells(cells: Tensor, shares: Tensor, size: int) -> Tensor:
-    """Return how much falls into each of ``size`` cells, (K, size), where row b adds ``shares`` (B, K) to all of its
-    ``cells`` (B, M)."""
+    """Return weighted counts (K, size) of cells, where row b adds its ``shares`` (B, K) to each of its ``cells``
+    (B, M)."""
     counts = shares.new_zeros(shares.shape[1], size)
     for k, share in enumerate(shares.T):
-        # Less than this of an image is lost beside one whole image anyway, and most images are of one component.
+        # Smaller shares are lost to rounding beside a share of 1; most images belong to one component.
         rows = torch.nonzero(share > NOTHING)[:, 0]
         counts[k].scatter_add_(0, cells[rows].view(-1), share[rows].repeat_interleave(cells.shape[1]))
     return counts
 
 
 def quantile(probability: Tensor, numbers: Tensor) -> Tensor:
-    """Return the level (R, n) that each uniform number (R, n) falls on, by probabilities (R, L) of each row."""
+    """Return the quantiles (R, n) at uniform numbers (R, n) of the distributions with probabilities (R, L)."""
     ends = probability.cumsum(1)
-    # Scaled, so that rounding never leaves a gap at the upper end.
+    # Scaled by the total, which rounding may make different from 1.
     return torch.searchsorted(ends, (numbers * ends[:, -1:]).contiguous(), right=True).clamp_(max=ends.shape[1] - 1)

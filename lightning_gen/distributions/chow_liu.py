@@ -1,4 +1,4 @@
-"""Components whose pixels depend on each other along a tree."""
+"""Tree-structured components (Chow-Liu trees)."""
 
 import torch
 from torch import Tensor
@@ -9,18 +9,18 @@ from lightning_gen.distributions.components import MOST_BYTES, Statistics, rows_
 
 
 class TreeComponents(CategoricalComponents):
-    r"""K trees, :math:`p(x \mid k) = \prod_d \theta_{kd}(x_d \mid x_{\pi_k(d)})`, each the best one for its images.
+    r"""K trees, :math:`p(x \mid k) = \prod_d \theta_{kd}(x_d \mid x_{\pi_k(d)})` with the parent :math:`\pi_k(d)` of d.
 
-    The M step is exact: the maximum spanning tree by mutual information of each pair of pixels (Chow and Liu 1968), of
-    a component's weighted, blurred counts plus the prior's, which is the decomposable one of Meila and Jordan (2000):
-    pairs of levels of ``smoothing`` uniform images and of ``shared`` images like the average training image.
+    The M step is exact: the spanning tree of maximum mutual information between pixels (Chow and Liu 1968), computed
+    from weighted, blurred pair counts plus those of a decomposable prior (Meila and Jordan 2000). The prior is worth
+    ``smoothing`` images of uniform levels and ``shared`` images distributed like the training images.
 
-    Counts of all pairs of pixels are kept, :math:`8 K L^2 D (D-1) / 2` bytes.
+    The counts of all pairs of pixels take :math:`8 K L^2 D (D-1) / 2` bytes.
 
     Arguments are those of :class:`CategoricalComponents`.
 
     Raises:
-        InputError: where the counts of all pairs would take more than 2 GiB.
+        InputError: if the counts would take more than 2 GiB.
     """
 
     def _begin(self) -> None:
@@ -57,7 +57,7 @@ class TreeComponents(CategoricalComponents):
         self.prior.copy_(self.smoothing / self.levels**2 + weight * self._blurred(pairs))
 
     def _blurred(self, pairs: Tensor) -> Tensor:
-        """Return counts (..., L L) of pairs of levels as they come out of the channel."""
+        """Apply the channel to counts (..., L L) of pairs of levels."""
         square = pairs.unflatten(-1, (self.levels, self.levels))
         return (self.channel.T @ square @ self.channel).flatten(-2)
 
@@ -70,7 +70,7 @@ class TreeComponents(CategoricalComponents):
 
     def update(self, statistics: Statistics) -> None:
         table = torch.empty_like(self.table)
-        for k in range(self.count):  # one at a time: the counts are large
+        for k in range(self.count):  # one at a time, since the counts are large
             levels = statistics["levels"][k] @ self.channel + self.level_prior
             pairs = self._blurred(statistics["pairs"][k]) + self.prior
             total = levels[0].sum()
@@ -82,11 +82,11 @@ class TreeComponents(CategoricalComponents):
         self.hold("table", table)
 
     def _pair_number(self, i: Tensor, j: Tensor) -> Tensor:
-        """Return the place of pair (i, j), i < j, in the upper triangle."""
+        """Return the index of the pair (i, j), i < j, in the upper triangle."""
         return i * self.dims - i * (i + 1) // 2 + j - i - 1
 
     def _along(self, parent: Tensor, pairs: Tensor, levels: Tensor) -> Tensor:
-        """Return the table (D, L of the parent, L) of each pixel with its parent; of the root, in its first row."""
+        """Return the pair table (D, parent's L, L) of each pixel and its parent; the root uses the first row only."""
         out = levels.new_zeros(self.dims, self.levels, self.levels)
         child = torch.nonzero(parent >= 0)[:, 0]
         above = parent[child]
@@ -99,7 +99,7 @@ class TreeComponents(CategoricalComponents):
 
     def _conditionals(self, parent: Tensor, pairs: Tensor, levels: Tensor) -> Tensor:
         table = self._along(parent, pairs, levels)
-        table[parent < 0] = table[parent < 0, :1]  # the root does not heed its "parent"
+        table[parent < 0] = table[parent < 0, :1]  # the root has no parent: all rows are equal
         return (table / table.sum(2, keepdim=True)).log()
 
     def log_prior(self) -> Tensor:
@@ -129,7 +129,7 @@ class TreeComponents(CategoricalComponents):
         return torch.stack([self._messages(k, x, known)[1] for k in range(self.count)], 1)
 
     def _messages(self, k: int, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log evidence (D, B, L) for each pixel's levels from itself and below, and the total (B,)."""
+        """Upward pass: return the log evidence (D, B, L) of each pixel and its subtree, and the total (B,)."""
         evidence = x.new_zeros(self.dims, len(x), self.levels, dtype=torch.float64)
         possible = torch.nn.functional.one_hot(x, self.levels).bool() | ~known[:, :, None]
         evidence.masked_fill_(~possible.transpose(0, 1), -torch.inf)
@@ -159,16 +159,16 @@ class TreeComponents(CategoricalComponents):
 
 
 def mutual_information(pairs: Tensor, levels: Tensor, i: Tensor, j: Tensor) -> Tensor:
-    """Return the mutual information (P,) in nats of pairs (i, j) of pixels, from their joint tables (P, L L) and the
-    pixels' own (D, L)."""
+    """Return the mutual information (P,), in nats, of pairs (i, j) of pixels, from their joint distributions (P, L L)
+    and the marginals (D, L)."""
     joint, own = (torch.xlogy(table, table).sum(-1) for table in (pairs, levels))
     return joint - own[i] - own[j]
 
 
 def maximum_spanning_tree(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (order (D,), parent (D,)) of the spanning tree with the largest sum of weights (D, D) (Prim 1957).
+    """Return (order (D,), parent (D,)) of the maximum spanning tree of weights (D, D) (Prim 1957).
 
-    The root is 0, its parent -1; parents come before their children in ``order``.
+    The root is 0, with parent -1; parents precede their children in ``order``.
     """
     weights = weights.cpu()
     dims = len(weights)

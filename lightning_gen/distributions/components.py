@@ -1,4 +1,4 @@
-"""What the components of a mixture have in common."""
+"""The interface of mixture components."""
 
 from abc import ABC, abstractmethod
 
@@ -9,19 +9,19 @@ from lightning_gen.core import check_at_least
 
 Statistics = dict[str, Tensor]
 
-CHUNK = 2**21  # numbers, 16 MiB: what the work on one chunk of images takes at once
-MOST_BYTES = 2 * 2**30  # of what grows with the square of the number of pixels
+CHUNK = 2**21  # float64 numbers (16 MiB): working memory of one chunk of images
+MOST_BYTES = 2 * 2**30  # limit of arrays that grow with the square of the number of pixels
 
 
 class Components(nn.Module, ABC):
-    r"""K distributions :math:`p(x \mid k)` of vectors of D numbers, fitted by expectation maximisation.
+    r"""K distributions :math:`p(x \mid k)` of vectors x of dimension D, fitted by expectation maximisation.
 
-    Parameters are float64 and not meant for gradient descent: :meth:`update` sets them. Statistics are sums over
-    images, so those of batches and ranks add up to those of all images.
+    Parameters are float64 and set by :meth:`update`, not by gradient descent. Sufficient statistics are sums over
+    images, additive over batches and ranks.
 
     Args:
-        count: number K of components.
-        dims: length D of a vector.
+        count: number of components K.
+        dims: dimension D.
 
     Raises:
         InputError: for a number below 1.
@@ -34,7 +34,7 @@ class Components(nn.Module, ABC):
         self.dims = dims
 
     def hold(self, name: str, value: Tensor) -> None:
-        """Make ``value`` the parameter ``name``, or set it where it is one already."""
+        """Set the parameter ``name`` to ``value``, creating it if necessary."""
         if hasattr(self, name):
             with torch.no_grad():
                 getattr(self, name).copy_(value)
@@ -49,29 +49,29 @@ class Components(nn.Module, ABC):
     @property
     @abstractmethod
     def row_cost(self) -> int:
-        """Numbers that the work on one image takes at once: what the size of chunks is chosen by."""
+        """Working memory per image, in numbers, which determines the size of chunks."""
 
     def prepare(self, x: Tensor) -> None:
-        """Take from first data (N, D) what a prior needs, before any other method; by default nothing."""
+        """Set data-dependent priors from the first data (N, D), before initialisation; does nothing by default."""
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return log p(x | k) of data (B, D), (B, K)."""
+        """Return log p(x | k), nats (B, K), of data (B, D)."""
 
     def expected_log_prob(self, x: Tensor) -> Tensor:
-        """Return what training assigns images by, (B, K): log p(x | k), averaged over the noise that smooths data."""
+        """Return the expectation of log p(x | k) over the noise added in training, nats (B, K); used by the E step."""
         return self.log_prob(x)
 
     @abstractmethod
     def statistics(self, x: Tensor, shares: Tensor) -> Statistics:
-        """Return sufficient statistics of data (B, D) that belong to the components by ``shares`` (B, K)."""
+        """Return sufficient statistics of data (B, D), weighted by the responsibilities ``shares`` (B, K)."""
 
     @abstractmethod
     def update(self, statistics: Statistics) -> None:
-        """Set the parameters that maximise the penalised objective at these statistics (the M step)."""
+        """M step: set the parameters that maximise the penalised objective for these statistics."""
 
     def start(self, x: Tensor, shares: Tensor) -> None:
-        """Set first parameters from data (N, D) and their shares (N, K), each row all in one component."""
+        """Initialise the parameters from data (N, D) and a hard assignment ``shares`` (N, K)."""
         total: Statistics = {}
         rows = rows_at_once(self.row_cost)
         for part, share in zip(x.split(rows), shares.split(rows), strict=True):
@@ -84,24 +84,24 @@ class Components(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, component: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw one vector of each of the components (n,); (n, D)."""
+        """Draw vectors (n, D), one from each of the given components (n,)."""
 
     @abstractmethod
     def known_log_prob(self, x: Tensor, known: Tensor) -> Tensor:
-        """Return log p of the dimensions where ``known`` (B, D) is true, the others summed out; (B, K)."""
+        """Return the marginal log p, nats (B, K), of the dimensions where ``known`` (B, D) is true."""
 
     @abstractmethod
     def complete(self, x: Tensor, known: Tensor, component: Tensor, generator: torch.Generator) -> Tensor:
-        """Return x (B, D) with the other dimensions drawn given the known ones and the component (B,) of each row."""
+        """Return x (B, D) with unknown dimensions drawn given the known ones and the component (B,) of each row."""
 
 
 def rows_at_once(row_cost: int) -> int:
-    """Return how many images of this cost make a chunk; at least one."""
+    """Return the number of images of a chunk, given :attr:`Components.row_cost`; at least one."""
     return max(1, CHUNK // row_cost)
 
 
 def add_statistics(total: Statistics, more: Statistics) -> None:
-    """Add ``more`` to ``total`` in place, which may be empty."""
+    """Add ``more`` in place to ``total``, which may be empty."""
     for name, value in more.items():
         if name in total:
             total[name] += value
@@ -115,6 +115,6 @@ def rows_by_component(component: Tensor) -> list[tuple[int, Tensor]]:
 
 
 def rows_by_mask(known: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return (mask (D,), rows) for each row that occurs in ``known`` (B, D)."""
+    """Return (mask (D,), rows) for each distinct row of ``known`` (B, D)."""
     masks, which = known.unique(dim=0, return_inverse=True)
     return [(mask, torch.nonzero(which == i)[:, 0]) for i, mask in enumerate(masks)]

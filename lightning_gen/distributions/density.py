@@ -1,4 +1,4 @@
-"""What a distribution is that expectation maximisation fits."""
+"""The interface of distributions fitted by expectation maximisation."""
 
 from abc import ABC, abstractmethod
 
@@ -9,13 +9,13 @@ from lightning_gen.distributions.components import Statistics
 
 
 class Density(nn.Module, ABC):
-    """A distribution p(x) of rows of data (B, D), or one for each of G classes, p(x | y), with their shares p(y).
+    """A distribution p(x) of data (B, D), or one per class, p(x | y), with class probabilities p(y).
 
-    Where ``labels`` (B,) are None, classes are summed out; otherwise everything is given the class. Parameters are
-    float64 and set by :meth:`maximisation`; statistics are sums over rows, so those of batches and ranks add up.
+    If ``labels`` (B,) are None, methods marginalise over classes; otherwise they condition on them. Parameters are
+    float64 and set by :meth:`maximisation`; sufficient statistics are sums, additive over batches and ranks.
 
     Attributes:
-        groups: number of classes G; 1 where there are none.
+        groups: number of classes G; 1 without classes.
     """
 
     groups: int
@@ -23,30 +23,30 @@ class Density(nn.Module, ABC):
     @property
     @abstractmethod
     def free_parameters(self) -> int:
-        """Number of free parameters; of several classes those of p(x | y), not the classes' shares."""
+        """Number of free parameters of p(x), or of p(x | y) for all classes y."""
 
     @property
     @abstractmethod
     def clusters(self) -> tuple[int, str]:
-        """How many clusters a start needs, in each class, and what they become."""
+        """Number of clusters that the initialisation needs per class, and the name of what they become."""
 
     @property
     @abstractmethod
     def row_cost(self) -> int:
-        """Numbers that the work on one row takes at once."""
+        """Working memory per row, in numbers."""
 
     @abstractmethod
     def start(self, x: Tensor, levels: Tensor, labels: Tensor | None, seed: int) -> None:
-        """Choose first parameters from data x (N, D), which are of levels (N, D); other ones for another seed."""
+        """Initialise the parameters from data x (N, D) of levels (N, D), at random given the seed."""
 
     @abstractmethod
     def expectation(self, x: Tensor, labels: Tensor | None) -> Statistics:
-        """Return the sums over rows that :meth:`maximisation` needs, and that of their log likelihoods as
-        ``log_likelihood`` (as training sees it, without the prior)."""
+        """E step: return the sufficient statistics (sums over rows) for :meth:`maximisation`, and as
+        ``log_likelihood`` the sum of the training objective without the prior."""
 
     @abstractmethod
     def maximisation(self, statistics: Statistics) -> None:
-        """Set the parameters that are best at these statistics, in place."""
+        """M step: set the parameters to their optimum for these statistics, in place."""
 
     @abstractmethod
     def log_prior(self) -> Tensor:
@@ -54,11 +54,11 @@ class Density(nn.Module, ABC):
 
     @abstractmethod
     def log_prob(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return log p, nats (B,)."""
+        """Return log p(x), nats (B,), of data (B, D)."""
 
     @abstractmethod
     def known_log_prob(self, x: Tensor, known: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return log p (B,) of the numbers where ``known`` (B, D) is true, the others summed out."""
+        """Return log p, nats (B,), of the dimensions where ``known`` (B, D) is true, marginalising over the others."""
 
     @abstractmethod
     def sample(self, n: int, labels: Tensor | None, generator: torch.Generator) -> Tensor:
@@ -66,4 +66,4 @@ class Density(nn.Module, ABC):
 
     @abstractmethod
     def complete(self, x: Tensor, known: Tensor, labels: Tensor | None, generator: torch.Generator) -> Tensor:
-        """Return x (B, D) with the numbers that are not known drawn given the others."""
+        """Return x (B, D) with the unknown dimensions drawn from their conditional distribution."""

@@ -8,23 +8,23 @@ from torch import Tensor
 
 from lightning_gen.core import ImageSpec, InputError, check, normal
 
-OPEN = 1e6  # unit values; in place of infinity, whose derivative by sigma would not be a number
+OPEN = 1e6  # unit values; an infinite end would make the derivative by sigma NaN
 
 
 class LogGaussianMass(torch.autograd.Function):
     r"""Elementwise :math:`\log(\Phi(b) - \Phi(a))` of the standard normal distribution, for :math:`a < b`.
 
-    Stable far into both tails, where :math:`\Phi` itself is 0 or 1.
-    The gradients :math:`-\varphi(a) / (\Phi(b) - \Phi(a))` and :math:`\varphi(b) / (\Phi(b) - \Phi(a))` are taken from
-    the logarithm, too: autograd through the difference would divide 0 by 0 there.
+    Stable far into both tails, where :math:`\Phi` underflows to 0 or rounds to 1. The gradients
+    :math:`-\varphi(a) / (\Phi(b) - \Phi(a))` and :math:`\varphi(b) / (\Phi(b) - \Phi(a))` are also computed from
+    logarithms, since autograd through the difference would divide 0 by 0 there.
     """
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        # By symmetry, both ends to the side where the smaller of the two tails lies.
+        # By symmetry, move the interval to the lower tail.
         flip = a + b > 0
         low, high = torch.where(flip, -b, a), torch.where(flip, -a, b)
-        # log Phi = log (Phi / phi) + log phi: far out, where log Phi is too large to subtract, the parts are not.
+        # log Phi = log (Phi / phi) + log phi: in the tail, differences of log Phi itself would lose all digits.
         of_low, of_high = scaled_tail(low).log(), scaled_tail(high.clamp(max=0)).log()
         gap = 0.5 * (high - low) * (high + low)
         top = of_high - 0.5 * high.square() - 0.5 * math.log(2 * math.pi)
@@ -47,22 +47,22 @@ class LogGaussianMass(torch.autograd.Function):
 
 
 def scaled_tail(x: Tensor) -> Tensor:
-    r"""Return :math:`\Phi(x) / \varphi(x)` for :math:`x \le 0`, which stays in range where both factors do not."""
+    r"""Return :math:`\Phi(x) / \varphi(x)` for :math:`x \le 0`, which does not underflow where both factors do."""
     return math.sqrt(math.pi / 2) * torch.special.erfcx(x * -math.sqrt(0.5))
 
 
 class DiscretizedGaussian:
-    r"""Distribution of a pixel's level around a mean in unit values.
+    r"""Gaussian around a pixel's mean, integrated over the bins of the levels.
 
     .. math:: p(\ell) = \Phi\Big(\frac{u_\ell + \delta - \mu}{\sigma}\Big)
         - \Phi\Big(\frac{u_\ell - \delta - \mu}{\sigma}\Big), \qquad
         u_\ell = \frac{2 \ell}{L - 1} - 1, \quad \delta = \frac{1}{L - 1}
 
-    The bins of the outermost levels are open, so that probabilities sum to 1 over the levels: it is the distribution of
-    ``spec.to_levels(mean + sigma * noise)``.
+    The outermost bins are open, so that probabilities sum to 1 over the levels: this is the distribution of
+    ``spec.to_levels(mean + sigma * noise)`` with standard normal noise.
 
     Args:
-        spec: of the images.
+        spec: image format.
         sigma: standard deviation in unit values, above 0; a number or a tensor that broadcasts to images.
 
     Raises:
@@ -76,10 +76,10 @@ class DiscretizedGaussian:
         self.sigma = sigma
 
     def log_prob(self, levels: Tensor, mean: Tensor) -> Tensor:
-        """Return nats of each pixel, differentiable in the mean (and in sigma).
+        """Return log p, in nats, of each pixel, differentiable in the mean and in sigma.
 
         Args:
-            levels: integers 0 .. L - 1, of a shape that broadcasts with that of ``mean``.
+            levels: integers 0 .. L - 1, broadcastable with ``mean``.
             mean: unit values.
 
         Raises:
@@ -91,14 +91,14 @@ class DiscretizedGaussian:
         return self.log_prob_of_bins(*self.bins(levels, mean.dtype), mean)
 
     def bins(self, levels: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return the lower and upper ends of levels' bins in unit values; the outermost end beyond any mean."""
+        """Return the lower and upper ends of levels' bins in unit values; outermost ends are far beyond any mean."""
         top = self.spec.levels - 1
         centre = levels.to(dtype) * (2 / top) - 1
         low = (centre - 1 / top).masked_fill(levels == 0, -OPEN)
         return low, (centre + 1 / top).masked_fill(levels == top, OPEN)
 
     def log_prob_of_bins(self, low: Tensor, high: Tensor, mean: Tensor) -> Tensor:
-        """Return nats of each pixel, given what :meth:`bins` says of its level: cheaper for many means."""
+        """Return log p, in nats, of each pixel, given its level's :meth:`bins`: cheaper for many means."""
         return LogGaussianMass.apply((low - mean) / self.sigma, (high - mean) / self.sigma)
 
     def sample(self, mean: Tensor, generator: torch.Generator) -> Tensor:

@@ -16,30 +16,30 @@ from lightning_gen.distributions.components import (
 )
 
 LOG_TWO_PI = math.log(2 * math.pi)
-EMPTY = 1e-8  # of an image: a component with less keeps its parameters
+EMPTY = 1e-8  # smallest responsibility, in images, with which a component is updated
 
 
 class GaussianComponents(Components):
-    r"""K Gaussians, fitted to data with independent noise of known variance around them.
+    r"""K Gaussians, fitted to data with added independent noise of known variance.
 
-    With noise e of mean 0 and variance s around each datum x (s = 1/12 for uniform dequantization noise), training uses
-    the noise's exact expectation instead of drawing it: images are assigned by
+    With noise e of mean 0 and variance s on each coordinate of x (s = 1/12 for uniform dequantization noise), training
+    takes the exact expectation over the noise instead of sampling it: the E step uses
 
     .. math:: E_e \log N(x + e; \mu_k, \Sigma_k) = \log N(x; \mu_k, \Sigma_k) - \tfrac{s}{2} \mathrm{tr}\,\Sigma_k^{-1}
 
-    and second moments grow by s. With s = 0 this is EM as everybody knows it.
+    and the M step adds s to second moments. With s = 0 this is ordinary EM.
 
-    Covariances have an inverse Wishart prior of mode v M, as strong as a images,
+    Covariances have an inverse Wishart prior of mode v M worth a images,
     :math:`\log p(\Sigma) = -\tfrac{a}{2} (\log|\Sigma| + v\, \mathrm{tr}\,M \Sigma^{-1})` up to a constant, where M is
-    the covariance of all data once :meth:`prepare` has seen them, or its diagonal; before that, the identity.
+    the covariance of the data given to :meth:`prepare`, or its diagonal; before that, the identity.
 
     Args:
         count: K.
         dims: D.
         noise_variance: s.
-        prior_strength: a, the number of images that the prior counts for.
-        prior_variance: v, a share of the variance of all data.
-        variance: of the parameters before training.
+        prior_strength: a, in images.
+        prior_variance: v, relative to the variance of the data.
+        variance: initial variance of the components.
 
     Raises:
         InputError: for numbers out of range.
@@ -65,7 +65,7 @@ class GaussianComponents(Components):
         self._begin(variance)
 
     def _identity(self) -> Tensor:
-        """Return M before any data, (D, D) or its diagonal (D,)."""
+        """Return the initial M, (D, D) or its diagonal (D,)."""
         return torch.ones(self.dims, dtype=torch.float64)
 
     def _spread_of(self, x: Tensor) -> Tensor:
@@ -75,13 +75,13 @@ class GaussianComponents(Components):
     def prepare(self, x: Tensor) -> None:
         spread = self._spread_of(x)
         variances = spread.diagonal() if spread.dim() == 2 else spread
-        # Where data never vary, and have no noise either, the prior must still be proper.
+        # Keep the prior proper for pixels that never vary and have no noise.
         variances.add_(self.noise_variance).clamp_(min=1e-9)
         self.prior.copy_(self.prior_variance * spread)
 
     @abstractmethod
     def _begin(self, variance: float) -> None:
-        """Make the parameters, of this variance."""
+        """Create the parameters with this variance."""
 
     def expected_log_prob(self, x: Tensor) -> Tensor:
         return self.log_prob(x) - 0.5 * self.noise_variance * self._precision_trace()
@@ -91,11 +91,11 @@ class GaussianComponents(Components):
 
     @abstractmethod
     def _prior_terms(self) -> Tensor:
-        """Return what the prior weighs down: log|S| + v tr(M S^-1) of each covariance S, or of the part it is on."""
+        """Return log|S| + v tr(M S^-1) of each covariance S, or of the part that has the prior."""
 
     @abstractmethod
     def _precision_trace(self, matrix: Tensor | None = None) -> Tensor:
-        """Return the trace of each inverse covariance, (K,), or of that times a matrix, or times a diagonal (D,)."""
+        """Return the trace (K,) of each inverse covariance, optionally times a matrix (D, D) or a diagonal (D,)."""
 
     def known_log_prob(self, x: Tensor, known: Tensor) -> Tensor:
         out = x.new_empty(len(x), self.count)
@@ -105,10 +105,10 @@ class GaussianComponents(Components):
 
     @abstractmethod
     def _known_log_prob(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Return log p of the dimensions of one mask (D,), (B, K)."""
+        """Return log p, nats (B, K), of the dimensions in one mask (D,)."""
 
     def complete(self, x: Tensor, known: Tensor, component: Tensor, generator: torch.Generator) -> Tensor:
-        # All normal numbers at once: a row's own do not depend on what the other rows are.
+        # All normal numbers at once, so that those of a row do not depend on the other rows.
         numbers = normal(len(x), self._normals, generator=generator, device=x.device, dtype=x.dtype)
         out = x.clone()
         for mask, rows in rows_by_mask(known):
@@ -121,21 +121,21 @@ class GaussianComponents(Components):
 
     @property
     def _normals(self) -> int:
-        """Standard normal numbers that one draw takes."""
+        """Standard normal numbers per draw."""
         return self.dims
 
     @abstractmethod
     def _missing(self, k: int, x: Tensor, mask: Tensor, numbers: Tensor) -> Tensor:
-        """Return the other dimensions of x (B, D) drawn from component k given those of the mask, by normal numbers."""
+        """Draw the unknown dimensions of x (B, D) from component k given those in the mask, by normal numbers."""
 
 
 class FullGaussianComponents(GaussianComponents):
-    r"""Gaussians with full covariances, kept as whitenings :math:`W_k = L_k^{-1}` of :math:`\Sigma_k = L_k L_k^T`.
+    r"""Gaussians with full covariances, stored as :math:`W_k = L_k^{-1}` with :math:`\Sigma_k = L_k L_k^T`.
 
     Arguments are those of :class:`GaussianComponents`.
 
     Raises:
-        InputError: where the covariances would take more than 2 GiB.
+        InputError: if the covariances would take more than 2 GiB.
     """
 
     def __init__(self, count: int, dims: int, **options: float):
@@ -181,7 +181,7 @@ class FullGaussianComponents(GaussianComponents):
         return (moved * self.whitening).sum((1, 2))
 
     def statistics(self, x: Tensor, shares: Tensor) -> Statistics:
-        # One product for each component keeps its factors in the cache; a single large one would not.
+        # One product per component: its factors fit into the cache.
         outer = torch.stack([(x * share[:, None]).T @ x for share in shares.T])
         return {"count": shares.sum(0), "sum": shares.T @ x, "outer": outer}
 
@@ -231,7 +231,7 @@ class FullGaussianComponents(GaussianComponents):
         return torch.stack(columns, 1)
 
     def _missing(self, k: int, x: Tensor, mask: Tensor, numbers: Tensor) -> Tensor:
-        # In terms of the precision: mean m - P_mm^-1 P_mo (x_o - m_o), covariance P_mm^-1.
+        # With the precision P: mean m_m - P_mm^-1 P_mo (x_o - m_o), covariance P_mm^-1.
         precision = self.whitening[k].T @ self.whitening[k]
         root = torch.linalg.cholesky(precision[~mask][:, ~mask])
         pull = precision[~mask][:, mask] @ (x - self.mean[k])[:, mask].T
@@ -240,7 +240,7 @@ class FullGaussianComponents(GaussianComponents):
 
 
 class DiagonalGaussianComponents(GaussianComponents):
-    """Gaussians with diagonal covariances; the prior is then an inverse gamma on each variance.
+    """Gaussians with diagonal covariances; the prior is an inverse gamma on each variance.
 
     Arguments are those of :class:`GaussianComponents`.
     """
@@ -300,11 +300,12 @@ class DiagonalGaussianComponents(GaussianComponents):
 class LowRankGaussianComponents(GaussianComponents):
     r"""Gaussians with :math:`\Sigma_k = W_k W_k^T + \mathrm{diag}(\psi_k)`, a mixture of factor analysers.
 
-    The M step is exact for factors :math:`z \sim N(0, I)` of length q, :math:`x = \mu_k + W_k z + e` (Ghahramani and
-    Hinton 1996). The prior is on the noise: an inverse gamma on each :math:`\psi`.
+    Factors :math:`z \sim N(0, I)` of dimension q are latent variables of EM, :math:`x = \mu_k + W_k z + e` with
+    :math:`e \sim N(0, \mathrm{diag}\, \psi_k)` (Ghahramani and Hinton 1996). Each :math:`\psi` has an inverse gamma
+    prior.
 
     Args:
-        rank: length q of the factors.
+        rank: dimension q of the factors.
 
     Further arguments are those of :class:`GaussianComponents`.
     """
@@ -321,7 +322,7 @@ class LowRankGaussianComponents(GaussianComponents):
 
     @property
     def free_parameters(self) -> int:
-        # Loadings count up to a rotation of the factors.
+        # Loadings are identified up to a rotation of the factors.
         return self.count * (self.dims * (2 + self.rank) - self.rank * (self.rank - 1) // 2)
 
     @property
@@ -397,7 +398,7 @@ class LowRankGaussianComponents(GaussianComponents):
             _, singular, right = torch.linalg.svd(centred, full_matrices=False)
             q = min(self.rank, len(singular))
             loading[k] = 0
-            # Half of the variance of each direction: the rest is left to EM to find.
+            # Half of each direction's variance; EM finds the rest.
             loading[k, :, :q] = right[:q].T * singular[:q] / math.sqrt(2 * (len(mine) + a))
             psi[k] = (total - loading[k].square().sum(1)).clamp(min=floor)
         for name, value in {"mean": mean, "psi": psi, "loading": loading}.items():
@@ -417,7 +418,7 @@ class LowRankGaussianComponents(GaussianComponents):
         return noise
 
     def _missing(self, k: int, x: Tensor, mask: Tensor, numbers: Tensor) -> Tensor:
-        # Given its factors, the pixels are independent: draw those from their posterior.
+        # Draw the factors from their posterior; given them, the pixels are independent.
         loading, psi = self.loading[k], self.psi[k]
         scaled = (loading[mask] / psi[mask, None]).T
         eye = torch.eye(self.rank, dtype=loading.dtype, device=loading.device)

@@ -1,4 +1,4 @@
-"""Hidden Markov models of rows that are read in steps."""
+"""Hidden Markov models of images read in steps."""
 
 import math
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from lightning_gen.distributions.clusters import kmeans
 from lightning_gen.distributions.components import Components, Statistics, add_statistics, rows_at_once
 from lightning_gen.distributions.density import Density
 
-KMEANS_STEPS = 100_000  # steps of rows that k-means sees; it takes all of a start of fewer
+KMEANS_STEPS = 100_000  # most steps that k-means is fitted to
 
 
 class Scan:
-    """The order in which an image (C, H, W), a row of data (B, D), is read.
+    """The order in which an image, flattened to a row of data (D,), is read.
 
     Args:
-        shape: of the image.
+        shape: (C, H, W) of the image.
         by_rows: whether a step is a row of the image, from the top; else it is a pixel, in raster order.
     """
 
@@ -44,8 +44,8 @@ class Scan:
         return steps.transpose(1, 2).flatten(1)
 
     def surroundings(self, steps: Tensor, first: int = 0, stop: int | None = None) -> Tensor:
-        """Return steps (B, T, M) ``first`` to ``stop`` with those before each, one row back, float64: alone, a white
-        pixel is like any other."""
+        """Return steps ``first`` to ``stop`` of (B, T, M), float64, each joined with its predecessors up to one image
+        row back: a single pixel is too little to cluster by."""
         stop, back = self.steps if stop is None else stop, self.row
         padded = nn.functional.pad(steps, (0, 0, back, 0))
         lags = [padded[:, back - lag + first : back - lag + stop] for lag in range(back + 1)]
@@ -54,8 +54,8 @@ class Scan:
     def cluster(self, steps: Tensor, count: int, seed: int, homogeneous: bool) -> Tensor:
         """Return the cluster (B, T) of each step (B, T, M), by its surroundings.
 
-        Where steps share their parameters (``homogeneous``), k-means sees as many of the first rows as have 100,000 of
-        them, and the others' steps go to the nearest centre.
+        If ``homogeneous``, k-means is fitted to the first 100,000 steps, and the rest is assigned to the nearest
+        centre; else each position t is clustered by itself.
         """
         if not homogeneous:
             columns = [self.surroundings(steps, t, t + 1)[:, 0] for t in range(self.steps)]
@@ -65,7 +65,7 @@ class Scan:
         cluster = kmeans(first, count, seed)
         if len(steps) <= seen:
             return cluster.view(len(steps), self.steps)
-        # Clusters that k-means of few distinct steps leaves out have no centre.
+        # With few distinct steps, some clusters are empty and have no centre.
         centres = torch.stack([first[cluster == k].mean(0) for k in cluster.unique()])
         cost = self.steps * (first.shape[1] + len(centres))
         further = [
@@ -79,16 +79,15 @@ class HiddenMarkov(Density):
     r"""Hidden Markov model, :math:`p(x) = \sum_s \pi(s_1) \prod_t A_t(s_{t-1}, s_t) \prod_t p(x_t \mid s_t)` (Baum et
     al. 1970).
 
-    Forward and backward passes keep logarithms: each step is a matrix product of what is left when the largest term has
-    been taken out. A homogeneous model has one transition matrix and the same emissions at all steps; else each step
-    has its own, and a state means another thing at each place. First distributions and rows of transitions have
-    Dirichlet priors as strong as one row.
+    Forward and backward passes are computed with logarithms, as log-sum-exp matrix products. A homogeneous model has
+    one transition matrix and the same emissions at all steps; otherwise each step has its own. The initial distribution
+    and the rows of transition matrices have Dirichlet priors worth one observation each.
 
     Args:
-        make: called with a number of states, makes their emissions.
-        states: S, for each class.
+        make: factory of emissions from a number of states and the dimension of a step.
+        states: number of states S per class.
         scan: how an image is read in steps x_t.
-        homogeneous: whether steps share their parameters.
+        homogeneous: whether all steps share their parameters.
         groups: number of classes G.
 
     Raises:
@@ -127,7 +126,7 @@ class HiddenMarkov(Density):
         return self.log_transition[0 if self.homogeneous else step - 1]
 
     def _emissions(self, steps: Tensor, method: str, *more: Tensor) -> Tensor:
-        """Return log p(x_t | s), (T, G, B, S), by a method of the components."""
+        """Return log p(x_t | s), (T, G, B, S), computed by a method of the components."""
         out = torch.stack(
             [
                 getattr(self._emission_of(t), method)(steps[:, t], *(each[:, t] for each in more))
@@ -160,7 +159,7 @@ class HiddenMarkov(Density):
         return torch.stack(betas[::-1])
 
     def _class_log_prob(self, alphas: Tensor, labels: Tensor | None) -> Tensor:
-        """Return log p(x, class) for each class, (G, B); given labels log p(x | class), of the others nothing."""
+        """Return log p(x, y) for each class, (G, B); given labels, log p(x | y) at the label and -inf elsewhere."""
         own = alphas[-1].logsumexp(2)
         if labels is None:
             return own + self.log_class_shares[:, None]
@@ -198,7 +197,7 @@ class HiddenMarkov(Density):
         self.maximisation(total)
 
     def _sums(self, steps: Tensor, shares: Tensor, pairs: Tensor) -> Statistics:
-        """Return statistics from posterior shares of states (T, G, B, S) and of transitions (T - 1, G, S, S)."""
+        """Return statistics from posteriors of states (T, G, B, S) and summed ones of transitions (T - 1, G, S, S)."""
         flat = shares.transpose(1, 2).flatten(2)
         if self.homogeneous:
             pairs = pairs.sum(0, keepdim=True)
@@ -255,7 +254,7 @@ class HiddenMarkov(Density):
         return self.scan.join(torch.stack(steps, 1))
 
     def complete(self, x: Tensor, known: Tensor, labels: Tensor | None, generator: torch.Generator) -> Tensor:
-        # Class and last state given all that is known, then states backwards, then each step given its state.
+        # Forward filtering, backward sampling of the states; then each step given its state.
         steps, mask = self.scan.split(x), self.scan.split(known)
         alphas = self.forward_pass(self._emissions(steps, "known_log_prob", mask))
         labels = categorical_of_logits(self._class_log_prob(alphas, labels).T, generator)
@@ -277,6 +276,6 @@ class HiddenMarkov(Density):
 
 
 def log_product(logs: Tensor, matrix: Tensor) -> Tensor:
-    """Return log(exp(logs) @ matrix), with the largest of each row taken out first."""
+    """Return log(exp(logs) @ matrix), shifted by the largest of each row against underflow."""
     top = logs.amax(-1, keepdim=True)
     return ((logs - top).exp() @ matrix).log() + top

@@ -1,4 +1,4 @@
-"""Codes at places, each by itself."""
+"""Independent histograms of codes at each position of a grid."""
 
 import torch
 from torch import Tensor, nn
@@ -6,13 +6,13 @@ from torch import Tensor, nn
 from lightning_gen.core import InputError, Ranks, categorical, uniform
 
 HALF_LIFE = 10_000  # images
-UNSEEN = 0.5  # uses that each code has at each place beforehand (Krichevsky and Trofimov 1981)
+UNSEEN = 0.5  # pseudo-count of each code (Krichevsky and Trofimov 1981)
 
 
 class CodeHistograms(nn.Module):
-    r"""Codes of a grid that are independent of each other, :math:`p(c) = \prod_i p_i(c_i)`, by how often each was used.
+    r"""Independent codes of a grid, :math:`p(c) = \prod_i p_i(c_i)`, with frequencies counted in training.
 
-    Uses of the last images count most: an image's count half after 10,000 more.
+    Counts decay exponentially, with a half-life of 10,000 images.
 
     Args:
         grid: height and width of the grid.
@@ -27,7 +27,7 @@ class CodeHistograms(nn.Module):
         self.register_buffer("counts", torch.zeros(grid[0] * grid[1], codes))
 
     def check(self, indices: Tensor) -> None:
-        """Raise InputError for what is no such codes (B, h, w)."""
+        """Raise InputError for codes that are not integers (B, h, w) in range."""
         height, width = self.grid
         if indices.shape[1:] != self.grid or indices.is_floating_point():
             found = f"{indices.dtype} {tuple(indices.shape)}"
@@ -37,7 +37,7 @@ class CodeHistograms(nn.Module):
             raise InputError(f"codes are 0 .. {top}, got {int(indices.min())} .. {int(indices.max())}")
 
     def learn(self, indices: Tensor, ranks: Ranks) -> Tensor:
-        """Count the codes (B, h, w) of a batch, and return the mean uses (K,) of each in it, over all ranks."""
+        """Count the codes (B, h, w) of a batch; return the mean uses (K,) of each code per image, over all ranks."""
         places, codes = self.counts.shape
         cells = indices.flatten(1) + codes * torch.arange(places, device=indices.device)
         counts = torch.bincount(cells.flatten(), minlength=places * codes).view(places, codes)
@@ -47,7 +47,7 @@ class CodeHistograms(nn.Module):
         return uses.sum(0)
 
     def log_shares(self) -> Tensor:
-        """Return log p_i, float64 (places, K)."""
+        """Return log p_i, float64 (h w, K)."""
         counts = self.counts.double() + UNSEEN
         return (counts / counts.sum(1, keepdim=True)).log()
 

@@ -12,35 +12,32 @@ from lightning_gen.bijections import AffineAutoregressive, Bijection, Chain, Ele
 from lightning_gen.core import InputError, categorical, check_positive, normal, uniform
 
 LOG_2PI = math.log(2 * math.pi)
-WIDEST = 10.0  # of |log variance|: exponentials beyond say nothing, and overflow
+WIDEST = 10.0  # bound of |log variance|, against overflow
 
 
 def normal_nats(x: Tensor, mean: Tensor | float = 0.0, log_variance: Tensor | float = 0.0) -> Tensor:
-    """Return the log density of independent normal coordinates, summed over the last dimension."""
+    """Return the log density, nats (...), of independent normal coordinates x (..., D)."""
     log_variance = torch.as_tensor(log_variance, dtype=x.dtype, device=x.device)
     return -0.5 * ((x - mean).square() * (-log_variance).exp() + log_variance + LOG_2PI).sum(-1)
 
 
 def standard_normal_nats(x: Tensor) -> Tensor:
-    """Return the log density of independent standard normal coordinates, summed over the last dimension."""
+    """Return the log density of N(0, I), nats (...), of x (..., D)."""
     return -0.5 * (x.square().sum(-1) + x.shape[-1] * LOG_2PI)
 
 
-# --- posteriors -------------------------------------------------------------------------------------------------------
-
-
 class Posterior(nn.Module, ABC):
-    r"""Approximate posterior :math:`q(z \mid x)`: what an encoder's output means.
+    r"""Approximate posterior :math:`q(z \mid x)`, parametrised by an encoder's output ``theta``.
 
     Args:
-        latent_dim: length D of a latent.
+        latent_dim: latent dimension D.
 
     Raises:
-        InputError: for a latent without dimensions.
+        InputError: for a dimension below 1.
     """
 
     has_density = True
-    """Whether :meth:`log_prob` takes one pass for any latent, and depends on nothing but ``theta``."""
+    """Whether :meth:`log_prob` takes one pass for any latent and depends on ``theta`` only."""
 
     def __init__(self, latent_dim: int):
         super().__init__()
@@ -50,30 +47,30 @@ class Posterior(nn.Module, ABC):
     @property
     @abstractmethod
     def outputs(self) -> int:
-        """Numbers that an encoder gives for each image."""
+        """Size of ``theta`` per image."""
 
     @abstractmethod
     def draw(self, theta: Tensor, noise: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
-        """Return latents (K, B, D) made of standard normal noise (K, B, D), differentiably in ``theta`` (B, outputs),
-        and a function that gives their log density, nats (K, B), to whoever needs it."""
+        """Return reparametrised latents (K, B, D) for ``theta`` (B, outputs) and standard normal noise (K, B, D), and a
+        function that computes their log density, nats (K, B), when needed."""
 
     @abstractmethod
     def log_prob(self, theta: Tensor, latent: Tensor) -> Tensor:
-        """Return nats (K, B) of latents (K, B, D)."""
+        """Return log q(z | x), nats (K, B), of latents (K, B, D)."""
 
     @abstractmethod
     def mean(self, theta: Tensor) -> Tensor:
-        """Return the mean (B, D); of a flow, where the base's mean goes."""
+        """Return the mean (B, D); of a flow, the image of the base distribution's mean."""
 
     def kl_from_normal(self, theta: Tensor) -> Tensor | None:
-        """Return KL(q || N(0, I)) of each dimension given those before it, (B, D), or None without a closed form."""
+        """Return KL(q || N(0, I)) per dimension given the preceding ones, nats (B, D); None without a closed form."""
         return None
 
     def moments(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of independent normal coordinates, each (B, D).
 
         Raises:
-            InputError: for a posterior that is another distribution.
+            InputError: for a posterior of another form.
         """
         raise InputError(f"it needs a DiagonalPosterior, not a {type(self).__name__}")
 
@@ -110,7 +107,7 @@ class DiagonalPosterior(Posterior):
 
 
 class FullPosterior(Posterior):
-    r"""Normal with all correlations: :math:`z = \mu + (\mathrm{diag}\, \sigma + S)\, \epsilon` with S strictly lower
+    r"""Full-covariance normal: :math:`z = \mu + (\mathrm{diag}\, \sigma + S)\, \epsilon` with S strictly lower
     triangular (Kingma and Welling 2019, section 2.5.1).
 
     .. math:: \mathrm{KL}_d = \tfrac12 \big(\mu_d^2 + \sigma_d^2 + \textstyle\sum_{e < d} S_{de}^2 - 1
@@ -136,7 +133,7 @@ class FullPosterior(Posterior):
 
     def log_prob(self, theta: Tensor, latent: Tensor) -> Tensor:
         mean, factor, log_det = self._parts(theta)
-        # All latents of an image as columns of one system: as systems of their own each would have its own factor.
+        # All latents of an image as columns of one system, so that its factor is not repeated K times.
         noise = torch.linalg.solve_triangular(factor, (latent - mean).permute(1, 2, 0), upper=False).permute(2, 0, 1)
         return standard_normal_nats(noise) - log_det
 
@@ -150,18 +147,18 @@ class FullPosterior(Posterior):
 
 
 class FlowPosterior(Posterior):
-    r"""Diagonal normal refined by inverse autoregressive flow (Kingma et al. 2016).
+    r"""Diagonal normal transformed by an inverse autoregressive flow (Kingma et al. 2016).
 
     .. math:: z = f_T \circ \dots \circ f_1(z_0), \quad z_0 \sim N(\mu, \mathrm{diag}\, \sigma^2), \qquad
         \log q(z) = \log q_0(z_0) - \sum_t \log |\det J_t|
 
-    Each step sees a context of the encoder, and the coordinates are reversed between steps.
+    Each step is conditioned on a context from the encoder; the coordinates are reversed between steps.
 
     Args:
-        latent_dim: length D of a latent.
+        latent_dim: latent dimension D.
         steps: number T of autoregressive steps.
-        width: of their hidden layers.
-        context_dim: numbers of the encoder that each step sees.
+        width: width of their hidden layers.
+        context_dim: size of the context.
 
     Raises:
         InputError: for a number below 1.
@@ -201,22 +198,19 @@ class FlowPosterior(Posterior):
         return self.flow(self.base.mean(theta), context)[0]
 
 
-# --- priors -----------------------------------------------------------------------------------------------------------
-
-
 class Prior(nn.Module, ABC):
     """Distribution p(z) of latents.
 
     Args:
-        latent_dim: length D of a latent.
+        latent_dim: latent dimension D.
 
     Raises:
-        InputError: for a latent without dimensions.
+        InputError: for a dimension below 1.
     """
 
     is_standard_normal = False
     encodes_images = False
-    """Whether it is made of what an encoder says of images, see :meth:`attach`."""
+    """Whether it depends on the model's encoder, see :meth:`attach`."""
 
     def __init__(self, latent_dim: int):
         super().__init__()
@@ -224,11 +218,11 @@ class Prior(nn.Module, ABC):
         self.latent_dim = latent_dim
 
     def attach(self, posterior: Posterior, encode: Callable[[Tensor], Tensor], shape: tuple[int, int, int]) -> None:
-        """Learn how the model encodes images (B, *shape) to parameters of its posterior; most priors need not know."""
+        """Receive the model's posterior and encoder, of images (B, *shape); does nothing by default."""
 
     @abstractmethod
     def log_prob(self, latent: Tensor) -> Tensor:
-        """Return nats (...) of latents (..., D)."""
+        """Return log p(z), nats (...), of latents (..., D)."""
 
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
@@ -236,7 +230,7 @@ class Prior(nn.Module, ABC):
 
 
 class StandardNormal(Prior):
-    """N(0, I)."""
+    """The standard normal prior N(0, I)."""
 
     is_standard_normal = True
 
@@ -252,10 +246,10 @@ class StandardNormal(Prior):
 
 
 class MixturePrior(Prior):
-    r"""Mixture of K normals, :math:`p(z) = \sum_k \pi_k N(\mu_k, \sigma_k^2)`, all of whose numbers are learnt.
+    r"""Mixture of K diagonal normals with learnt parameters, :math:`p(z) = \sum_k \pi_k N(z; \mu_k, \sigma_k^2)`.
 
     Args:
-        latent_dim: length D of a latent.
+        latent_dim: latent dimension D.
         components: number K.
 
     Raises:
@@ -286,7 +280,7 @@ class VampPrior(Prior):
     (Tomczak and Welling 2018).
 
     Args:
-        latent_dim: length D of a latent.
+        latent_dim: latent dimension D.
         components: number K of pseudo-images.
 
     Raises:
@@ -303,10 +297,10 @@ class VampPrior(Prior):
         self._parts: tuple[Posterior, Callable[[Tensor], Tensor]] | None = None
 
     def attach(self, posterior: Posterior, encode: Callable[[Tensor], Tensor], shape: tuple[int, int, int]) -> None:
-        """Learn how images are encoded, and make pseudo-images of ``shape``.
+        """Keep posterior and encoder, and create the pseudo-images of ``shape``.
 
         Raises:
-            InputError: for a posterior whose density at other latents is not known.
+            InputError: for a posterior whose density of given latents is not available in one pass.
         """
         if not posterior.has_density:
             name = type(posterior).__name__
@@ -332,17 +326,18 @@ class VampPrior(Prior):
 
 
 class FlowPrior(Prior):
-    r"""Standard normal pulled back through a flow (Chen et al. 2017).
+    r"""Normalising flow to a standard normal, an autoregressive prior (Chen et al. 2017).
 
     .. math:: \log p(z) = \log N(f(z); 0, I) + \log |\det \partial f / \partial z|
 
     With autoregressive steps, densities take one pass and samples D passes (Papamakarios et al. 2017). Their gates only
-    shrink what they are given, which widens p(z); a scale of each coordinate before them lets it be narrow, too.
+    contract, which makes p(z) wider than N(0, I); a learnt scale of each coordinate before them also allows narrower
+    distributions.
 
     Args:
-        latent_dim: length D of a latent.
+        latent_dim: latent dimension D.
         steps: number of autoregressive steps, with reversed coordinates between them.
-        width: of their hidden layers.
+        width: width of their hidden layers.
 
     Raises:
         InputError: for a number below 1.

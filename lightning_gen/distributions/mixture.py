@@ -1,4 +1,4 @@
-"""Mixtures."""
+"""Mixtures of components."""
 
 import math
 from collections.abc import Callable
@@ -15,13 +15,12 @@ from lightning_gen.distributions.density import Density
 class Mixture(Density):
     r"""Mixture of K components, :math:`p(x) = \sum_k w_k\, p(x \mid k)`, fitted by EM (Dempster et al. 1977).
 
-    Of several classes each has K components of its own, :math:`p(x \mid y) = \sum_k w_{yk}\, p(x \mid y, k)`. Weights
-    have a Dirichlet prior as strong as one row in each component. Even given labels, all components of all classes are
-    evaluated.
+    With classes, each has its own K components, :math:`p(x \mid y) = \sum_k w_{yk}\, p(x \mid y, k)`. Weights have a
+    Dirichlet prior worth one image per component. All components are evaluated, even given labels.
 
     Args:
-        make: called with the number of all components, makes them.
-        components: K, for each class.
+        make: factory of the components from their total number.
+        components: number of components K per class.
         groups: number of classes G.
 
     Raises:
@@ -40,7 +39,7 @@ class Mixture(Density):
         self.log_class_shares = torch.nn.Parameter(torch.full((groups,), -math.log(groups), dtype=torch.float64))
 
     def log_mixing(self, labels: Tensor | None) -> Tensor:
-        """Return the log probability of each component, (1, all) or given labels (B, all)."""
+        """Return the log probability of each component, (1, G K), or given labels (B, G K)."""
         if labels is None:
             return (self.log_class_shares[:, None] + self.log_weights).view(1, -1)
         own = torch.nn.functional.one_hot(labels, self.groups).bool()[:, :, None]
@@ -57,11 +56,9 @@ class Mixture(Density):
         return self.parts.sample(component, generator)
 
     def complete(self, x: Tensor, known: Tensor, labels: Tensor | None, generator: torch.Generator) -> Tensor:
-        # A component from its posterior given the known numbers, then the rest given both.
+        # Draw the component from its posterior given the known dimensions, then the rest given both.
         joint = self.parts.known_log_prob(x, known) + self.log_mixing(labels)
         return self.parts.complete(x, known, categorical_of_logits(joint, generator), generator)
-
-    # --- fitting --------------------------------------------------------------------------------------------------
 
     def expectation(self, x: Tensor, labels: Tensor | None) -> Statistics:
         joint = self.parts.expected_log_prob(x) + self.log_mixing(labels)

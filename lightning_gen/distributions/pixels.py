@@ -1,4 +1,4 @@
-"""Distributions of a pixel's level given what a decoder says of it; each sums to 1 over the levels."""
+"""Pixel likelihoods: normalised distributions over the levels of a pixel, given a decoder's output."""
 
 import math
 from abc import ABC, abstractmethod
@@ -10,17 +10,16 @@ from torch.nn import functional as F
 from lightning_gen.core import ImageSpec, InputError, categorical, check_at_least, check_choice, check_within, uniform
 from lightning_gen.distributions.discretized_gaussian import LogGaussianMass
 
-OPEN = 1e6  # unit values; in place of infinity, whose derivative by the scale would not be a number
+OPEN = 1e6  # unit values; an infinite end would make the derivative by the scale NaN
 
 
 class PixelLikelihood(nn.Module, ABC):
-    r"""Distribution :math:`p(x \mid \theta)` of an image's levels whose pixels are independent given :math:`\theta`.
+    r"""Distribution :math:`p(x \mid \theta)` of an image's levels, with independent pixels given :math:`\theta`.
 
-    A decoder gives :math:`\theta`, ``out_channels`` numbers for each place of the image: (B, out_channels, H, W). The
-    channels of one pixel may depend on each other.
+    :math:`\theta`, (B, out_channels, H, W), is the output of a decoder. The channels of one pixel may be dependent.
 
     Args:
-        spec: of the images.
+        spec: image format.
     """
 
     def __init__(self, spec: ImageSpec):
@@ -30,33 +29,33 @@ class PixelLikelihood(nn.Module, ABC):
     @property
     @abstractmethod
     def out_channels(self) -> int:
-        """Numbers that a decoder gives for each place of the image."""
+        """Channels of the decoder's output."""
 
     @abstractmethod
     def log_prob_map(self, levels: Tensor, theta: Tensor) -> Tensor:
-        """Return log p of each place's levels, summed over channels: nats (B, H, W) of levels (B, C, H, W)."""
+        """Return log p of each pixel, summed over channels: nats (B, H, W) of levels (B, C, H, W)."""
 
     def log_prob(self, levels: Tensor, theta: Tensor) -> Tensor:
-        """Return nats (B,) of levels (B, C, H, W), differentiable in ``theta`` (B, out_channels, H, W)."""
+        """Return log p(x), nats (B,), of levels (B, C, H, W), differentiable in ``theta`` (B, out_channels, H, W)."""
         return self.log_prob_map(levels, theta).flatten(1).sum(1)
 
     @property
     def noise_channels(self) -> int:
-        """Random numbers that one place of an image takes."""
+        """Random numbers per pixel."""
         return self.spec.channels
 
     def noise(self, n: int, generator: torch.Generator, device: torch.device | None = None) -> Tensor:
-        """Return the random numbers of n images, uniform (n, noise_channels, H, W), for :meth:`sample`."""
+        """Draw the random numbers of n images for :meth:`sample`, uniform (n, noise_channels, H, W)."""
         return uniform(n, self.noise_channels, *self.spec.shape[1:], generator=generator, device=device)
 
     @abstractmethod
     def sample(self, theta: Tensor, noise: Tensor) -> Tensor:
-        """Return levels (B, C, H, W) at which the distribution function reaches numbers in [0, 1): uniform ``noise``
-        (B, noise_channels, H, W) makes them a draw."""
+        """Return levels (B, C, H, W) by inversion of the distribution function at uniform ``noise`` in [0, 1),
+        (B, noise_channels, H, W)."""
 
     @abstractmethod
     def mean(self, theta: Tensor) -> Tensor:
-        """Return expected unit values (B, C, H, W), for pictures: before discretization where there is one."""
+        """Return expected unit values (B, C, H, W), for display; of the continuous distribution if it is binned."""
 
     def _grouped(self, theta: Tensor, *sizes: int) -> list[Tensor]:
         """Split the out_channels into groups of these sizes."""
@@ -66,10 +65,9 @@ class PixelLikelihood(nn.Module, ABC):
 
 
 class BernoulliPixels(PixelLikelihood):
-    r"""Independent coins, :math:`p(x = 1) = \sigma(\theta)`: of images of two levels alone.
+    r"""Independent Bernoulli pixels, :math:`p(x = 1) = \sigma(\theta)`, for images of two levels.
 
-    On images of more levels it is no probability of them, though often used as if it were: the figures that come out
-    cannot be compared with anything.
+    On images of more levels, where it is often misused, the result is not a likelihood.
 
     Raises:
         InputError: for images of more than two levels.
@@ -99,7 +97,7 @@ class BernoulliPixels(PixelLikelihood):
 
 
 class CategoricalPixels(PixelLikelihood):
-    r"""Independent categorical levels, :math:`p(x = \ell) = \mathrm{softmax}(\theta)_\ell`: L numbers for each."""
+    r"""Independent categorical levels with L logits each, :math:`p(x = \ell) = \mathrm{softmax}(\theta)_\ell`."""
 
     @property
     def out_channels(self) -> int:
@@ -122,9 +120,9 @@ class CategoricalPixels(PixelLikelihood):
 
 
 class BinnedPixels(PixelLikelihood):
-    """What distributions of real numbers that are integrated over the levels' bins have in common.
+    """A continuous distribution integrated over bins, one per level.
 
-    Level l is the bin of width 2 / (L - 1) around its unit value; the outermost bins are open.
+    The bin of a level has width 2 / (L - 1) around its unit value; the outermost bins are open.
     """
 
     @property
@@ -140,16 +138,18 @@ class BinnedPixels(PixelLikelihood):
 
 
 class GaussianPixels(BinnedPixels):
-    r"""Gaussians of learnt mean and scale, integrated over the bins of the levels.
+    r"""Gaussians with learnt mean and scale, integrated over the bins of the levels.
 
     .. math:: p(\ell) = \Phi\Big(\frac{u_\ell + \delta - \mu}{\sigma}\Big)
         - \Phi\Big(\frac{u_\ell - \delta - \mu}{\sigma}\Big)
 
+    with the unit value :math:`u_\ell` of a level and half the width :math:`\delta = 1 / (L - 1)` of its bin.
+
     Args:
-        spec: of the images.
-        scale: "pixel" lets the decoder give :math:`\log \sigma` of each pixel; "shared" learns one for all, which is
-            where the likelihood is best for a given decoder (sigma-VAE: Rybkin et al. 2021).
-        smallest: lower bound of :math:`\sigma`, in unit values: below a fraction of a bin nothing is won.
+        spec: image format.
+        scale: "pixel" takes :math:`\log \sigma` of each pixel from the decoder; "shared" learns one parameter for all
+            pixels (sigma-VAE: Rybkin et al. 2021).
+        smallest: lower bound of :math:`\sigma`, in unit values; a fraction of a bin is small enough.
 
     Raises:
         InputError: for another scale, or a bound outside (0, 1).
@@ -196,12 +196,12 @@ class LogisticPixels(BinnedPixels):
         - \varsigma\Big(\frac{x_c - \delta - \mu_{kc}(x_{<c})}{s_{kc}}\Big)\Big], \qquad
         \mu_{kc}(x_{<c}) = m_{kc} + \sum_{d < c} \tanh(a_{kcd})\, x_d
 
-    The channels of a pixel share their component, and each one's mean depends on the channels before it, in unit
-    values. The mass of a bin is computed without cancellation as
-    :math:`\varsigma(b)\, \varsigma(-a)\, (1 - e^{a - b})` of its standardised ends :math:`a < b`.
+    with x in unit values and half the width :math:`\delta = 1 / (L - 1)` of a bin. The channels of a pixel share their
+    component, and the mean of each depends on the preceding channels. The mass of a bin with standardised ends
+    :math:`a < b` is computed without cancellation as :math:`\varsigma(b)\, \varsigma(-a)\, (1 - e^{a - b})`.
 
     Args:
-        spec: of the images.
+        spec: image format.
         components: number K; 1 is the discretized logistic (Kingma et al. 2016).
         smallest: lower bound of the scales s, in unit values.
 
@@ -233,7 +233,7 @@ class LogisticPixels(BinnedPixels):
         k, c = self.components, self.spec.channels
         logits, means, log_scales, couplings = self._grouped(theta, k, k * c, k * c, k * self._pairs)
         log_scales = log_scales.clamp(min=math.log(self.smallest), max=5.0)
-        # Spread at the start: components that begin as one would stay together.
+        # Different initial means: components that start equal would stay equal.
         offsets = torch.linspace(-1, 1, k + 2, dtype=theta.dtype, device=theta.device)[1:-1]
         means = means.unflatten(1, (k, c)) + offsets.view(k, 1, 1, 1)
         return logits, means, log_scales.unflatten(1, (k, c)), torch.tanh(couplings.unflatten(1, (k, self._pairs)))
@@ -255,7 +255,7 @@ class LogisticPixels(BinnedPixels):
             inverse = (-log_scales[:, :, c]).exp()
             mean = self._coupled(means, couplings, unit[:, None], c)
             above, below = (highest[:, None, c] - mean) * inverse, (mean - lowest[:, None, c]) * inverse
-            # An open end is so far away that its terms are 0, and their gradients.
+            # An open end is so far away that its terms and their gradients are 0.
             mass = torch.log(-torch.expm1(step[:, None, c] * inverse))
             nats = nats + F.logsigmoid(above) + F.logsigmoid(below) + mass
         return torch.logsumexp(nats, 1)
@@ -275,7 +275,7 @@ class LogisticPixels(BinnedPixels):
 
     def mean(self, theta: Tensor) -> Tensor:
         logits, means, _, couplings = self._parts(theta)
-        each = means[:, :, :0]  # of every component by itself, whose channels alone are coupled
+        each = means[:, :, :0]  # per component, since channels are coupled within a component
         for c in range(self.spec.channels):
             mean = self._coupled(means, couplings, each, c)
             each = torch.cat([each, mean[:, :, None].clamp(-1, 1)], 2)

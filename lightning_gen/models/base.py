@@ -1,4 +1,4 @@
-"""The base of every model: a LightningModule about images of one ImageSpec."""
+"""Base classes of all models."""
 
 import os
 from abc import ABC
@@ -34,21 +34,21 @@ from lightning_gen.steps.surroundings import Surroundings
 @fast_attributes
 @keeps_arguments
 class ImageModule(LightningModule):
-    """A LightningModule about images of one :class:`ImageSpec`.
+    """A LightningModule for images of one :class:`ImageSpec`.
 
-    It counts images seen, gives each training step its random numbers by them, keeps means of what it is told to track,
-    and describes itself in checkpoints. A family calls :meth:`count_images` once at the end of its ``training_step``.
+    It counts images seen, seeds each step's random numbers with that count, averages tracked values and describes
+    itself in checkpoints. A subclass calls :meth:`count_images` once at the end of its ``training_step``.
 
     Attributes:
-        conditional: whether the model heeds labels.
-        null_class: whether it was trained with some labels dropped, see :mod:`lightning_gen.core.protocols`.
-        counters: names of further integers of the model that exact resuming needs.
-        class_shares: (num_classes,), of the training images; even where they are not known.
+        conditional: whether the model is class-conditional.
+        null_class: whether it was trained with label dropout, see :mod:`lightning_gen.core.protocols`.
+        counters: names of further integer attributes that exact resuming needs.
+        class_shares: (num_classes,), class frequencies of the training images; uniform where they are not known.
         held_out: torchmetrics that ``validation_step`` updates, reported as ``val/<name>`` and ``test/<name>``.
-        trained_on: of a model from a checkpoint, the description of its data; else None.
+        trained_on: description of the training data if the model was loaded from a checkpoint; else None.
 
     Args:
-        spec: the images; the data module's. A plain mapping is accepted too.
+        spec: image format, given by the data module. A plain mapping is accepted too.
     """
 
     conditional = False
@@ -73,43 +73,43 @@ class ImageModule(LightningModule):
 
     @property
     def context(self) -> TrainingContext:
-        """Where training stands, and the random numbers of the present step."""
+        """Training progress, and the source of the current step's random numbers."""
         return TrainingContext(self.seed, self.images_seen, self.num_images, self.ranks, self.device)
 
     def track(self, **values: Tensor) -> None:
-        """Note figures of this step, whose means are logged as ``train/<name>``; they count if the step is taken."""
+        """Record values of this step; means over the steps that are taken are logged as ``train/<name>``."""
         self.means.note(values)
 
     def count_images(self, batch: Batch, taken: bool = True) -> None:
-        """Advance the images seen by the global batch; to be called once at the end of every training step.
+        """Advance ``images_seen`` by the global batch size; to be called once at the end of every training step.
 
         Args:
             batch: this rank's batch; all ranks have equally many images.
-            taken: whether the step was taken; under automatic optimization the gradients, not known yet, decide.
+            taken: whether the step was taken; ignored under automatic optimization, which checks the gradients later.
 
         Raises:
-            TrainingDiverged: after ten steps in a row that were not.
+            TrainingDiverged: after ten consecutive skipped steps.
         """
         self.images_seen += len(batch.levels) * self.ranks.count
         if not taken or not self.automatic_optimization:
             self.guard.conclude(self, taken)
 
     def averaged_modules(self) -> dict[str, nn.Module]:
-        """Return what an exponential moving average averages, by name; by default the whole model."""
+        """Return the modules that an exponential moving average covers, by name; by default the whole model."""
         return {"model": self}
 
     def diagnostics(self, batch: Batch) -> dict[str, Tensor]:
-        """Return family-specific figures of one batch, for callbacks that know no family."""
+        """Return model-specific diagnostics of one batch, for callbacks that work with every model."""
         return {}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Update ``held_out``; by default there is nothing to update."""
+        """Update ``held_out``; does nothing by default."""
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """Log as Lightning does, with images seen as the x-axis."""
+        """Log as in Lightning, with ``images_seen`` as the step."""
         super().log(name, value, *args, **kwargs)
         if kwargs.get("logger") is not False:
             kwargs = {key: item for key, item in kwargs.items() if key in ("on_step", "on_epoch", "batch_size")}
@@ -125,9 +125,9 @@ class ImageModule(LightningModule):
 class GenerativeModule(ImageModule, ABC):
     """A model that draws images.
 
-    How it draws is up to ``self.sampler``, an injected object that can be replaced after :func:`lightning_gen.load`; by
-    default one that calls the model's own ``draw(n, labels, generator)``. What else a model can do is told by the
-    protocols of :mod:`lightning_gen.core.protocols`.
+    Sampling is delegated to ``self.sampler``, which can be replaced after :func:`lightning_gen.load`; the default calls
+    the model's own ``draw(n, labels, generator)``. Further capabilities are the protocols of
+    :mod:`lightning_gen.core.protocols`.
     """
 
     sampler: Sampler
@@ -143,13 +143,13 @@ class GenerativeModule(ImageModule, ABC):
         """Draw ``n`` images in evaluation mode.
 
         Args:
-            n: how many.
-            labels: classes (n,) for a class-conditional model; None draws them by ``class_shares``.
-            generator: source of all randomness; None draws a fresh one on the CPU, from torch's global generator. Equal
-                generators give equal images.
+            n: number of images.
+            labels: classes (n,) for a class-conditional model; None draws them from ``class_shares``.
+            generator: source of all randomness; None takes a new one on the CPU, seeded by torch's global generator.
+                Generators in equal states give equal images.
 
         Returns:
-            levels (n, C, H, W), of ``spec.dtype``, on the model's device.
+            Levels (n, C, H, W), of ``spec.dtype``, on the model's device.
 
         Raises:
             InputError: for a negative number of images, or labels that do not fit.
@@ -161,6 +161,6 @@ class GenerativeModule(ImageModule, ABC):
             return self.sampler(self, n, labels, generator)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Draw as many images as the batch has, with its labels where the model takes labels."""
+        """Draw as many images as the batch has, with its labels if the model is class-conditional."""
         generator = keyed_generator(self.seed, f"predict/{batch_idx}", self.images_seen)
         return self.sample(len(batch.levels), batch.labels, generator=generator)

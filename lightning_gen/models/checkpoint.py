@@ -1,4 +1,4 @@
-"""Reading checkpoints: plain data in, a model out; no code from a file ever runs."""
+"""Loading models from checkpoints, without running code from the file."""
 
 import os
 import pickle
@@ -15,7 +15,7 @@ from lightning_gen.core import TRUSTED, ImageSpec, InputError, build
 from lightning_gen.models.base import ImageModule
 from lightning_gen.models.state import CHECKPOINT_KEY, check_format
 
-# What torch's unpickler raises for a file that is damaged inside.
+# What torch's unpickler raises for a corrupt file.
 DAMAGED = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, struct.error, zipfile.BadZipFile)
 
 
@@ -23,8 +23,8 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     """Return the content of a checkpoint of lightning-gen.
 
     Raises:
-        InputError: where there is no such file, it is cut or no checkpoint, holds anything but plain data and tensors,
-            was not written by lightning-gen, or by a newer version.
+        InputError: for a file that is missing, truncated or not a checkpoint, that holds anything but plain data and
+            tensors, or that was not written by this version's format of lightning-gen.
     """
     path = Path(path)
     if not path.is_file():
@@ -64,17 +64,17 @@ def load(
     average: bool = True,
     checkpoint: dict[str, Any] | None = None,
 ) -> ImageModule:
-    """Return the model stored in a checkpoint, in eval mode; no config is needed.
+    """Return the model stored in a checkpoint, in eval mode.
 
     Args:
         path: file written by ``lightning fit`` or ``Trainer.save_checkpoint``.
         trust: further packages from which classes may be built, such as the one with your networks.
         map_location: device for the weights, as in ``torch.load``.
-        average: take the exponential moving average of the weights where the checkpoint has one.
-        checkpoint: what :func:`read_checkpoint` returned for this path, if it was read already.
+        average: whether to use the exponential moving average of the weights if the checkpoint has one.
+        checkpoint: the result of :func:`read_checkpoint` for this path, to avoid reading it twice.
 
     Raises:
-        InputError: for a file that is not such a checkpoint, tries to run code, or names classes of other packages.
+        InputError: as :func:`read_checkpoint`, and for classes of packages that are not trusted.
     """
     checkpoint = checkpoint or read_checkpoint(path, map_location)
     state = checkpoint[CHECKPOINT_KEY]
@@ -96,7 +96,7 @@ def load_data(state: dict[str, Any], trust: Sequence[str] = ()) -> LightningData
     """Build the data module that a checkpoint describes.
 
     Raises:
-        InputError: where the checkpoint describes none (a model saved by a plain Trainer without data module).
+        InputError: if the checkpoint describes no data (it was saved by a Trainer without data module).
     """
     if state["data"] is None:
         raise InputError("the checkpoint does not say on which data its model was trained: give the data in a config")

@@ -1,4 +1,4 @@
-"""An image classifier: what metrics on other data sets than photographs take their features from."""
+"""An image classifier, as a feature extractor for metrics on data sets other than photographs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,14 +17,14 @@ from lightning_gen.networks.classifier import SmallClassifier, save_classifier
 class Classifier(ImageModule):
     r"""Classifier trained by cross-entropy, :math:`-\log p(y \mid x)`.
 
-    It draws nothing. Its use here is to be an extractor of features: ``lightning export CKPT FILE.safetensors`` writes
-    what :class:`lightning_gen.metrics.ClassifierExtractor` reads.
+    It is not generative: its use is as a feature extractor. ``lightning export CKPT FILE.safetensors`` writes the file
+    that :class:`lightning_gen.metrics.ClassifierExtractor` reads.
 
     Args:
-        spec: images, the data module's; must have classes.
+        spec: image format, given by the data module; must have classes.
         network: factory of a network from levels (B, C, H, W) to logits (B, num_classes).
         optimizer: factory of the optimizer.
-        label_smoothing: share of the target that is spread over all classes, in [0, 1) (Szegedy et al. 2016).
+        label_smoothing: target probability that is spread evenly over all classes, in [0, 1) (Szegedy et al. 2016).
 
     Raises:
         InputError: for unlabelled images or a label smoothing out of range.
@@ -68,10 +68,10 @@ class Classifier(ImageModule):
 
 
 def export_network(model: ImageModule, file: Path) -> None:
-    """Write the network of a classifier as one safetensors file, for metrics to take features from.
+    """Write the network of a classifier to a safetensors file, for use as a feature extractor.
 
     Raises:
-        Unavailable: for another model.
+        Unavailable: for a model that is not a :class:`Classifier` of a SmallClassifier.
     """
     if not isinstance(model, Classifier) or not isinstance(model.network, SmallClassifier):
         raise Unavailable("holds no Classifier of a SmallClassifier")

@@ -1,4 +1,4 @@
-"""What says how likely the codes of a quantized autoencoder are."""
+"""Prior distributions over the codes of a VQ-VAE."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class CodePrior(ABC):
     """A distribution p(c) of codes (B, h, w).
 
     Attributes:
-        conditional: whether it heeds labels.
-        evaluations: passes of a network that the last sample took.
+        conditional: whether it is class-conditional.
+        evaluations: number of network evaluations of the last call of :meth:`sample`.
     """
 
     conditional = False
     evaluations = 0
 
     def check(self, model: VQVAE) -> None:  # noqa: B027 (histograms are the model's own)
-        """Raise InputError where it is not of the codes that this model makes, with the weights that it has now."""
+        """Raise InputError if it was not fitted to codes of this model with its current weights."""
 
     @abstractmethod
     def likelihood(self, indices: Tensor, labels: Tensor | None, generator: torch.Generator | None) -> Likelihood:
-        """Return log p(c) of codes."""
+        """Return log p(c), nats (B,), of codes (B, h, w)."""
 
     @abstractmethod
     def sample(self, n: int, labels: Tensor | None, generator: torch.Generator) -> Tensor:
@@ -42,7 +42,7 @@ class CodePrior(ABC):
 
 
 class HistogramPrior(CodePrior):
-    """Codes independent of each other, as often at each place as training used them."""
+    r"""Independent codes with the training frequencies of each position, :math:`p(c) = \prod_{ij} p_{ij}(c_{ij})`."""
 
     def __init__(self, histograms: CodeHistograms):
         self.histograms = histograms
@@ -55,11 +55,11 @@ class HistogramPrior(CodePrior):
 
 
 class FittedPrior(CodePrior):
-    """A model of images whose levels are the codes.
+    """A generative model of code grids, taken as images whose levels are the codes.
 
     Args:
-        spec: of grids of codes as images.
-        sampler: whose ``prior`` it is: a model, or its checkpoint.
+        spec: format of the code grids as images.
+        sampler: its ``prior`` is the model, or the path of the model's checkpoint.
 
     Raises:
         InputError: for a model of other images, or one that was not fitted to codes.

@@ -1,4 +1,4 @@
-"""The codes of a trained model as images, to which any family is fitted as their prior."""
+"""The codes of a trained VQ-VAE as a data set of images, to which a prior is fitted."""
 
 from collections.abc import Sequence
 
@@ -15,23 +15,22 @@ IMAGES_AT_ONCE = 500
 
 
 class Codes(Source):
-    """Grids of codes that a trained :class:`VQVAE` makes of the images it was trained on, as images (1, h, w).
+    """The code grids of a trained :class:`VQVAE` for its own training data, as images (1, h, w).
 
-    The levels are the codes, labels are kept, and parts are those of the images' own source. Nothing is written beside
-    the checkpoint: a part is encoded when it is asked for, with the averaged weights, so codes and weights cannot come
-    apart, and the test part is not touched before a test is. Images are encoded as they are, without augmentation.
+    Levels are code indices; labels and parts are those of the original source. No codes are stored: each part is
+    encoded when it is read, with the averaged weights and without augmentation, so codes and weights always match.
 
-    A model fitted to them is a prior: ``lightning sample CKPT --sampler.prior CKPT_OF_THE_PRIOR``.
+    A model fitted to this source is a prior: ``lightning sample CKPT --sampler.prior CKPT_OF_THE_PRIOR``.
 
     Args:
-        checkpoint: of the trained model.
-        fingerprint_of_codes: of the weights that encode; None takes what the file has. Checkpoints of priors say which
-            it was, so that they are never combined with other weights.
+        checkpoint: file of the trained VQVAE.
+        fingerprint_of_codes: hash of the encoding weights; None takes that of the file. A prior's checkpoint stores it,
+            so that the prior cannot be combined with other weights.
         trust: further packages from which classes may be built.
 
     Raises:
-        InputError: for a checkpoint of another model, or of other weights than the fingerprint's; on
-            reading where the data are not found.
+        InputError: for a checkpoint of another model or with another fingerprint; on reading, for data that are not
+            found.
     """
 
     name = "codes"
@@ -64,7 +63,7 @@ class Codes(Source):
         return model, checkpoint[CHECKPOINT_KEY]
 
     def prepare(self) -> None:
-        """Let the images' own source download what it needs."""
+        """Prepare the original source, for example by downloading it."""
         self.images.prepare()
 
     def read(self, part: str) -> Images:

@@ -1,4 +1,4 @@
-"""Generative adversarial networks: one class; which GAN it is, is decided by what is injected."""
+"""Generative adversarial networks, composed of networks, loss, penalties and augmentation."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -31,33 +31,32 @@ from lightning_gen.steps.manual import descend
 
 
 class GAN(GenerativeModule):
-    r"""Generative adversarial network, :math:`\min_G \max_D` of a pair of losses (Goodfellow et al. 2014).
+    r"""Generative adversarial network: alternating :math:`\min_D L_D`, :math:`\min_G L_G` (Goodfellow et al. 2014).
 
-    Which GAN it is, is decided by what is injected: ``loss``, ``penalties``, ``augmentation``, ``auxiliary`` and the
-    networks. Each training step is one critic step, and on every ``critic_steps``-th of them also one generator step.
-    Noise is drawn for the global batch. Class-conditional networks see the batch's own labels, with real and with
-    generated images. Methods and figures call the discriminator the critic.
+    The ``loss``, ``penalties``, ``augmentation``, ``auxiliary`` classifier and networks are injected. Each training
+    step is one critic step; every ``critic_steps``-th is followed by one generator step. Latents are drawn for the
+    global batch. Class-conditional networks use the batch's labels, for real and generated images alike. Methods and
+    logged figures call the discriminator the critic.
 
     Args:
-        spec: images, the data module's.
+        spec: image format, given by the data module.
         generator: factory of a network (latent (B, latent_dim), labels) -> unit images (B, C, H, W) with an attribute
             ``latent_dim``.
         discriminator: factory of a network (unit images (B, C, H, W), labels) -> scores (B,).
         generator_optimizer: factory of the generator's optimizer.
-        discriminator_optimizer: factory of the discriminator's; another learning rate makes it two time-scales (Heusel
-            et al. 2017).
+        discriminator_optimizer: factory of the discriminator's optimizer; with another learning rate this is the
+            two time-scale update rule (Heusel et al. 2017).
         loss: adversarial loss; the non-saturating one if not given.
-        penalties: terms added to the critic's loss when due.
-        generator_penalties: terms added to the generator's loss when due.
-        augmentation: random change of all images that the critic sees.
+        penalties: regularisers of the critic, each added to its loss at its own interval.
+        generator_penalties: regularisers of the generator, likewise.
+        augmentation: random augmentation of all images that the critic sees.
         auxiliary: losses of a classifier head on the discriminator, which must have ``scores_and_logits``.
         critic_steps: critic steps per generator step, at least 1.
-        generator_clip, discriminator_clip: largest norm of each network's gradient; longer ones are scaled down to it.
+        generator_clip, discriminator_clip: largest gradient norm of each network; larger gradients are scaled down.
         sampler: draws the latents of :meth:`sample` (training always draws from N(0, I)).
 
     Raises:
-        InputError: for numbers out of range, networks that do not fit the images or each other, and penalties that do
-            not work with the networks.
+        InputError: for numbers out of range, and networks or penalties that do not fit the images or each other.
     """
 
     automatic_optimization = False
@@ -89,7 +88,7 @@ class GAN(GenerativeModule):
         self.loss = loss or NonSaturating()
         self.penalties = Penalties(penalties)
         self.generator_penalties = Penalties(generator_penalties, named=penalties)
-        self.augmentation = copy.deepcopy(augmentation)  # it keeps state, which belongs to one model alone
+        self.augmentation = copy.deepcopy(augmentation)  # it has state, which models must not share
         self.auxiliary = auxiliary
         self.critic_steps = critic_steps
         self.generator_clip = generator_clip
@@ -123,7 +122,7 @@ class GAN(GenerativeModule):
         return taken
 
     def generator_phase(self, real: Tensor, labels: Tensor | None) -> bool:
-        """Take one generator step; return whether it was taken. If not, the critic step before it still stands."""
+        """Take one generator step; return whether it was taken. If not, the critic step before it is kept."""
         latent = self.training_latents("generator", len(real))
         fake = self.generator(latent, labels)
         see = augmenter(self.augmentation, self.context, "augment-generator")
@@ -138,7 +137,7 @@ class GAN(GenerativeModule):
         return taken
 
     def training_latents(self, purpose: str, n: int) -> Tensor:
-        """Return this rank's rows of the global batch's latents."""
+        """Return this rank's latents (n, latent_dim) of the global batch, from N(0, I)."""
         return self.context.normal(purpose, n, *self.latent_shape).to(self.dtype)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -158,16 +157,16 @@ class GAN(GenerativeModule):
         return normal(n, *self.latent_shape, generator=generator, device=self.device)
 
     def decode(self, latent: Tensor, labels: Tensor | None = None, **options: float) -> Tensor:
-        """Map latents (B, latent_dim) to levels (B, C, H, W); options are the network's own, such as ``psi``."""
+        """Map latents (B, latent_dim) to levels (B, C, H, W); options such as ``psi`` are passed to the generator."""
         with evaluating(self.generator):
             return self.spec.to_levels(self.unit_images(latent, labels, **options))
 
     def unit_images(self, latent: Tensor, labels: Tensor | None = None, **options: float) -> Tensor:
-        """Map latents (B, latent_dim) to unit images (B, C, H, W), differentiably and not rounded to levels."""
+        """Map latents (B, latent_dim) to unit images (B, C, H, W): differentiable, not rounded to levels."""
         return self.generator(latent.to(self.dtype), heeded_labels(self, labels, len(latent)), **options)
 
     def diagnostics(self, batch: Batch) -> dict[str, Tensor]:
-        """Return :func:`figures_of_scores` of a batch and as many samples, of its labels."""
+        """Return :func:`figures_of_scores` of a batch and as many samples with its labels."""
         generator = keyed_generator(self.seed, "diagnostics", self.images_seen)
         levels, labels, n = batch.levels, batch.labels, len(batch.levels)
         with evaluating(self):

@@ -1,4 +1,4 @@
-"""Hierarchical variational autoencoders."""
+"""Hierarchical (ladder) variational autoencoders."""
 
 from collections.abc import Callable
 
@@ -23,14 +23,14 @@ from lightning_gen.networks.ladder import LadderPass
 from lightning_gen.objectives import Terms, VariationalObjective
 from lightning_gen.samplers import PriorSampler
 
-ACTIVE = 0.01  # nats that a layer must say of an image
+ACTIVE = 0.01  # smallest mean KL of an active layer, nats
 
 
 class LadderTerms(Terms):
-    """Terms of several layers of latents; ``kl`` has a column for each layer, in mean over the latents.
+    """Terms of several layers of latents; ``kl`` (B, layers) is the mean over the K latents of each image.
 
     Args:
-        found: what the network gave for K latents of each of B images.
+        found: output of the network for K latents of each of B images.
         count: K.
     """
 
@@ -54,18 +54,18 @@ class HierarchicalVAE(VariationalModel):
     .. math:: \log p(x) \ge \mathbb E_q \log p(x \mid z)
         - \sum_l \mathbb E_q \mathrm{KL}(q(z_l \mid z_{<l}, x) \,\|\, p(z_l \mid z_{<l}))
 
-    As a latent, for :meth:`encode`, :meth:`decode` and annealed importance sampling, counts the standard normal noise
-    (B, Z) from which the prior makes the layers' latents, so it is N(0, I) of known size.
+    The latent of :meth:`encode`, :meth:`decode` and annealed importance sampling is the standard normal noise (B, Z)
+    that the prior transforms into the latents of all layers, so its distribution is N(0, I).
 
     Args:
-        spec: images, the data module's.
+        spec: image format, given by the data module.
         network: factory of a :class:`~lightning_gen.networks.LadderNetwork` from the spec and the number of channels.
-        optimizer: factory of the optimizer of everything.
-        likelihood: factory of the pixels' distribution from the spec; categorical levels if not given.
-        objective: what is minimised; the negative ELBO if not given. Its free bits are of each layer.
-        importance_samples: latents for each image of the likelihood.
-        sampler: how :meth:`sample` draws.
-        largest_gradient: steps whose gradient is longer are left out and counted, as Child (2021) does; None for none.
+        optimizer: factory of the optimizer of all parameters.
+        likelihood: factory of p(x | z) from the spec; categorical if not given.
+        objective: training loss; the negative ELBO if not given. Free bits apply per layer.
+        importance_samples: latents per image in :meth:`likelihood`.
+        sampler: sampling method of :meth:`sample`; decodes latents of the prior if not given.
+        largest_gradient: steps with a larger gradient norm are skipped and counted (Child 2021); None skips none.
 
     Raises:
         InputError: for numbers out of range, an objective that needs a diagonal posterior, or parts that do not fit.
@@ -92,7 +92,7 @@ class HierarchicalVAE(VariationalModel):
 
     @property
     def exact_dtype(self) -> torch.dtype:
-        """That of latents and densities: of the weights, or float32 where these are kept in less."""
+        """Precision of latents and densities: that of the weights, but at least float32."""
         return torch.promote_types(self.dtype, torch.float32)
 
     def terms(self, levels: Tensor, labels: Tensor | None, noise: Tensor) -> Terms:
@@ -122,8 +122,8 @@ class HierarchicalVAE(VariationalModel):
         return self.network.conditional
 
     def diagnostics(self, batch: Batch) -> dict[str, Tensor]:
-        """Return both sides of the ELBO (B,), ``kl_layer_<l>`` from the top, and ``active_layers``: how many of them
-        say more than a hundredth of a nat."""
+        """Return the two parts of the negative ELBO, nats (B,), the mean KL ``kl_layer_<l>`` of each layer from the
+        top, and ``active_layers``: the number of layers whose KL exceeds 0.01 nats."""
         with evaluating(self):
             terms, figures = self.diagnosed_terms(batch)
             layers = terms.kl.mean(0)

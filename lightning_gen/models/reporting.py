@@ -1,4 +1,4 @@
-"""Figures of an evaluation, to all who want them."""
+"""Reporting the results of an evaluation to loggers and callbacks."""
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,15 +11,15 @@ def report(
     higher_is_better: dict[str, bool] | None = None,
     detail: bool = False,
 ) -> None:
-    """Give the figures of an evaluation to loggers, to callbacks that monitor them, and to the run's summary.
+    """Pass the results of an evaluation to loggers, to monitoring callbacks, and to the run's summary.
 
     Call it at the end of a validation or test epoch, on all ranks, with figures that are equal on all of them.
 
     Args:
         model: an ImageModule.
         figures: value by name, such as ``val/accuracy``.
-        higher_is_better: for the names of which a best value is to be kept.
-        detail: whether they are too many for the line on the screen.
+        higher_is_better: direction by name, for the figures whose best value is kept.
+        detail: whether to leave the figures out of the progress line.
     """
     trainer = model.trainer
     for name, value in figures.items():
@@ -35,7 +35,7 @@ def report(
 
 
 class HeldOutFigures(Callback):
-    """Report a model's metrics on held-out images: the values of the torchmetrics in ``held_out``."""
+    """Report the torchmetrics in a model's ``held_out`` after each validation and test epoch."""
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report(pl_module, "val")

@@ -1,4 +1,4 @@
-"""A variational autoencoder that learns classes from few labels."""
+"""A semi-supervised variational autoencoder (model M2)."""
 
 import math
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from lightning_gen.objectives import Terms
 
 
 class ClassTerms(Terms):
-    """Terms of a batch in which each image is there once for each class."""
+    """Terms of a batch that contains each image once per class."""
 
     def _of_a_batch(self, *args: object) -> None:
         raise InputError(
@@ -38,34 +38,34 @@ class ClassTerms(Terms):
 
 
 class SemiSupervisedVAE(VAE):
-    r"""Class-conditional VAE of images of which few are labelled (M2: Kingma et al. 2014).
+    r"""Class-conditional VAE for partly labelled images (M2: Kingma et al. 2014).
 
-    With :math:`L(x, y)` the objective of an image given its class, less :math:`\log p(y)` of even classes, a labelled
-    image costs :math:`L(x, y)`, and of another one each class counts as the classifier :math:`q(y \mid x)` says:
+    :math:`L(x, y)` is the objective of an image given its class, plus :math:`-\log p(y) = \log C` for uniform classes.
+    It is the loss of a labelled image; an unlabelled one averages over classes with the classifier :math:`q(y \mid x)`:
 
     .. math:: U(x) = \sum_y q(y \mid x)\, \big(L(x, y) + \log q(y \mid x)\big), \qquad
         \text{loss} = \mathbb E[L \text{ or } U] - \alpha\, \mathbb E_{\text{labelled}} \log q(y \mid x)
 
-    The sum over classes is exact, so a step costs as many passes as there are classes. Which training images are
-    labelled is drawn by ``label_seed`` from their places alone; labels of the others are never looked at.
+    The sum over classes is exact, so a step needs one pass per class. The labelled images are drawn at random with
+    ``label_seed``, independently of their labels; labels of the other images are not used.
 
-    Without labels the likelihood is the bound on :math:`\log \frac1C \sum_y p(x \mid y)`, and :meth:`encode` takes the
-    classifier's class.
+    Without labels the likelihood is the bound on :math:`\log \frac1C \sum_y p(x \mid y)`, and :meth:`encode` uses the
+    class that the classifier predicts.
 
     Args:
-        spec: images, the data module's; must have classes.
+        spec: image format, given by the data module; must have classes.
         classifier: factory of a network from the spec and the number of classes, (unit images (B, C, H, W), None) ->
-            logits (B, num_classes): an encoder, too. Batch norm does harm where few images of a batch have labels.
-        labelled: how many training images are labelled. Of data without an ImageDataModule, whose number is not known,
-            it is the first ones by their index.
-        label_seed: draws which ones.
-        alpha: :math:`\alpha`, in nats of an image for a nat of the classifier.
+            logits (B, num_classes), such as an encoder. Avoid batch norm where few images of a batch are labelled.
+        labelled: number of labelled training images. If the size of the data is not known (no ImageDataModule), these
+            are the first ones by index.
+        label_seed: seed of their random choice.
+        alpha: weight :math:`\alpha` of the classification loss.
         encoder, decoder, optimizer, options: as in :class:`VAE`; the decoder must be class-conditional, and the
-            objective cost each image by itself.
+            objective must be a sum over images.
 
     Raises:
         InputError: for numbers out of range, images without classes, or parts that do not fit; at the start of training
-            for more labels than images, or a class without any.
+            for more labels than images, or a class without labelled images.
     """
 
     terms_class = ClassTerms
@@ -96,7 +96,7 @@ class SemiSupervisedVAE(VAE):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         n, classes = len(batch.levels), self.spec.num_classes
-        # The same noise for every class of an image: they are told apart by what they say, not by luck.
+        # All classes of an image share their noise, so that their costs differ by the class alone.
         noise = self.context.normal("posterior", self.objective.samples, n, self.latent_dim, dim=1)
         every = torch.arange(classes, device=self.device).repeat_interleave(n)
         terms = self.terms(batch.levels.repeat(classes, 1, 1, 1), every, noise.repeat(1, classes, 1))
@@ -147,11 +147,11 @@ class SemiSupervisedVAE(VAE):
 
 
 class LabelledImages:
-    """Which images of a training part have labels.
+    """The random choice of the training images whose labels are used.
 
     Args:
-        count: how many.
-        seed: draws which ones.
+        count: number of labelled images.
+        seed: seed of the choice.
     """
 
     def __init__(self, count: int, seed: int):
@@ -160,10 +160,10 @@ class LabelledImages:
         self.chosen: Tensor | None = None
 
     def choose(self, labels: Tensor | None, classes: int) -> None:
-        """Draw them from all images, whose labels are (N,); None where these are not known: then they are the first.
+        """Choose them among all images, given the labels (N,); without labels (None), take the first ones.
 
         Raises:
-            InputError: for more of them than images, or a class without any.
+            InputError: for more of them than images, or a class without labelled images.
         """
         self.chosen = None
         if labels is None:
@@ -179,7 +179,7 @@ class LabelledImages:
         self.chosen = torch.zeros(len(labels), dtype=torch.bool).index_fill_(0, places, True)
 
     def among(self, index: Tensor) -> Tensor:
-        """Return which of some images, by their index (B,), are labelled: bool (B,)."""
+        """Return whether the images with the given index (B,) are labelled: bool (B,)."""
         if self.chosen is None:
             return index < self.count
         self.chosen = self.chosen.to(index.device)
@@ -187,5 +187,5 @@ class LabelledImages:
 
     @property
     def share(self) -> float:
-        """Their share of the data, by which a step is a mean over images; 1 where it is not known."""
+        """The labelled share of the training images; 1 if their number is not known."""
         return 1.0 if self.chosen is None else self.count / len(self.chosen)

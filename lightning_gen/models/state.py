@@ -1,4 +1,4 @@
-"""What a checkpoint says of its model beside the weights: plain data, from which the model can be built again."""
+"""The plain data that a checkpoint stores beside the weights, from which its model can be rebuilt."""
 
 import hashlib
 from typing import Any
@@ -17,7 +17,7 @@ CHECKPOINT_KEY = "lightning_gen"
 
 
 def save_state(model: LightningModule, checkpoint: dict[str, Any]) -> None:
-    """Write into ``checkpoint`` what describes an ImageModule, its data, and where its training stands."""
+    """Write the description of an ImageModule, of its data and of its training progress into ``checkpoint``."""
     datamodule = getattr(trainer_of(model), "datamodule", None)
     data = None
     if datamodule is not None:
@@ -39,10 +39,10 @@ def save_state(model: LightningModule, checkpoint: dict[str, Any]) -> None:
 
 
 def restore_state(model: LightningModule, checkpoint: dict[str, Any]) -> None:
-    """Take over what :func:`save_state` wrote.
+    """Restore what :func:`save_state` wrote.
 
     Raises:
-        InputError: for a checkpoint of other images, of another format, or that is not lightning-gen's.
+        InputError: for a checkpoint of other images, of another format, or not written by lightning-gen.
     """
     state = checkpoint.get(CHECKPOINT_KEY)
     if state is None:
@@ -59,7 +59,7 @@ def restore_state(model: LightningModule, checkpoint: dict[str, Any]) -> None:
 
 
 def fingerprint(*modules: nn.Module) -> str:
-    """Return a hash (32 hexadecimal digits) of the weights of modules, in float32 whatever their precision."""
+    """Return a hash (32 hexadecimal digits) of the weights of modules, converted to float32."""
     digest = hashlib.blake2b(digest_size=16)
     for module in modules:
         for name, value in module.state_dict().items():

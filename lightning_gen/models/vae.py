@@ -1,4 +1,4 @@
-"""Variational autoencoders: one class; which VAE it is, is decided by what is injected."""
+"""Variational autoencoders, composed of networks, prior, posterior, pixel likelihood and objective."""
 
 from collections.abc import Callable
 
@@ -28,34 +28,34 @@ from lightning_gen.models.variational import VariationalModel, check_objective
 from lightning_gen.objectives import Terms, VariationalObjective
 from lightning_gen.samplers import PriorSampler
 
-ACTIVE = 0.01  # variance of a latent's posterior mean over images, as Burda et al. (2016) count active units
+ACTIVE = 0.01  # smallest variance over images of an active unit's posterior mean (Burda et al. 2016)
 
 
 class VAE(VariationalModel):
     r"""Variational autoencoder, :math:`\max \mathbb E_{q(z|x)} \log p(x \mid z) - \mathrm{KL}(q(z|x) \,\|\, p(z))`
     (Kingma and Welling 2014; Rezende et al. 2014).
 
-    Which VAE it is, is decided by what is injected: the prior, the posterior, the pixel likelihood, the objective and
-    the networks. Its likelihood is a lower bound, the importance-weighted one with ``importance_samples`` latents for
-    each image (Burda et al. 2016); with 1 it is the ELBO.
+    The prior, posterior, pixel likelihood, objective and networks are injected. The likelihood is the
+    importance-weighted lower bound with ``importance_samples`` latents per image (Burda et al. 2016); with 1 it is the
+    ELBO.
 
     Args:
-        spec: images, the data module's.
+        spec: image format, given by the data module.
         encoder: factory of a network from the spec and the number of outputs, (unit images (B, C, H, W), labels) ->
             (B, outputs).
-        decoder: factory of a network from the spec, the latent's size and the number of channels, (latents (B, D),
-            labels) -> (B, out_channels, H, W).
-        optimizer: factory of the optimizer of everything.
-        latent_dim: size D of the latent.
-        likelihood: factory of the pixels' distribution from the spec; categorical levels if not given.
+        decoder: factory of a network from the spec, D and the number of channels, (latents (B, D), labels) ->
+            (B, out_channels, H, W).
+        optimizer: factory of the optimizer of all parameters.
+        latent_dim: latent dimension D.
+        likelihood: factory of p(x | z) from the spec; categorical if not given.
         posterior: factory of q(z | x) from D; diagonal normal if not given.
         prior: factory of p(z) from D; standard normal if not given.
-        objective: what is minimised; the negative ELBO if not given.
-        importance_samples: latents for each image of the likelihood.
-        sampler: how :meth:`sample` draws.
+        objective: training loss; the negative ELBO if not given.
+        importance_samples: latents per image in :meth:`likelihood`.
+        sampler: sampling method of :meth:`sample`; decodes latents of the prior if not given.
 
     Raises:
-        InputError: for numbers out of range, and parts that do not fit the images or each other.
+        InputError: for numbers out of range, and for parts that do not fit the images or each other.
     """
 
     terms_class = Terms
@@ -122,8 +122,8 @@ class VAE(VariationalModel):
         check_objective(self)
 
     def diagnostics(self, batch: Batch) -> dict[str, Tensor]:
-        """Return both sides of the ELBO (B,), ``kl_per_dimension`` (D,), and ``active_units``: how many coordinates of
-        the posterior's mean vary over images, 0 where the decoder ignores the latent (posterior collapse)."""
+        """Return the two parts of the negative ELBO, nats (B,), ``kl_per_dimension`` (D,), and ``active_units``: the
+        number of coordinates whose posterior mean varies over images, 0 in complete posterior collapse."""
         with evaluating(self):
             terms, figures = self.diagnosed_terms(batch)
             means = self.posterior.mean(terms.theta)

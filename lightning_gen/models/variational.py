@@ -1,4 +1,4 @@
-"""What variational autoencoders share, however many layers of latents they have."""
+"""The base class of variational autoencoders with one or several layers of latents."""
 
 import math
 from abc import abstractmethod
@@ -29,16 +29,16 @@ from lightning_gen.models.base import GenerativeModule
 from lightning_gen.objectives import ELBO, Terms, VariationalObjective
 from lightning_gen.samplers import PriorSampler
 
-ROWS_AT_ONCE = 8192  # decoded images: a bound of many importance samples must not take memory in proportion
-NUMBERS_AT_ONCE = 2**26  # of one map of theirs: large images are decoded fewer at once
-COMMON_WIDTH = 64  # of a network's largest map, where the likelihood does not need more
+ROWS_AT_ONCE = 8192  # decoded images per chunk: memory must not grow with the number of importance samples
+NUMBERS_AT_ONCE = 2**26  # elements of one full-resolution feature map of a chunk
+COMMON_WIDTH = 64  # assumed channels of a network's full-resolution feature maps
 
 
 class VariationalModel(GenerativeModule):
-    r"""A model of latents z of D numbers, :math:`p(x, z) = p(z)\, p(x \mid z)`, trained with a posterior q(z | x).
+    r"""A latent-variable model :math:`p(x, z) = p(z)\, p(x \mid z)`, z in R^D, with an approximate posterior q(z | x).
 
-    A subclass sets ``latent_dim`` and ``prior``, and implements :meth:`terms`, :meth:`encode` and
-    :meth:`pixel_parameters`; training, the importance-weighted bound and sampling are here.
+    A subclass sets ``latent_dim`` and ``prior`` and implements :meth:`terms`, :meth:`encode` and
+    :meth:`pixel_parameters`; this class implements training, the importance-weighted bound and sampling.
 
     Args:
         spec, optimizer, likelihood, objective, importance_samples, sampler: as in :class:`lightning_gen.models.VAE`.
@@ -77,15 +77,15 @@ class VariationalModel(GenerativeModule):
 
     @abstractmethod
     def terms(self, levels: Tensor, labels: Tensor | None, noise: Tensor) -> Terms:
-        """Return what the model says of levels (B, C, H, W), with latents made of standard normal noise (K, B, D)."""
+        """Return the ELBO's terms of levels (B, C, H, W), with latents sampled from N(0, I) noise (K, B, D)."""
 
     @abstractmethod
     def encode(self, levels: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return the latents (B, D) at which the posterior of levels (B, C, H, W) is centred."""
+        """Return the posterior means (B, D) of levels (B, C, H, W)."""
 
     @abstractmethod
     def pixel_parameters(self, latent: Tensor, labels: Tensor | None) -> Tensor:
-        """Return the parameters of p(x | z), (B, out_channels, H, W), given latents (B, D)."""
+        """Return the parameters (B, out_channels, H, W) of p(x | z) for latents (B, D)."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimizer(self.parameters())
@@ -122,7 +122,7 @@ class VariationalModel(GenerativeModule):
     def likelihood(
         self, levels: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Likelihood:
-        r"""Return the importance-weighted bound :math:`\log \frac1K \sum_k w_k \le \log p(x)` in expectation."""
+        r"""Return the importance-weighted bound :math:`\mathbb E \log \frac1K \sum_k w_k \le \log p(x)`, nats (B,)."""
         self.spec.check(levels)
         labels = required_labels(self, labels, len(levels))
         generator = generator or fresh_generator()
@@ -139,8 +139,8 @@ class VariationalModel(GenerativeModule):
         return normal(count, n, self.latent_dim, generator=generator, device=self.device)
 
     def diagnosed_terms(self, batch: Batch) -> tuple[Terms, dict[str, Tensor]]:
-        r"""Return terms of a batch with one latent for each image, and both sides of its ELBO, nats (B,): ``kl`` and
-        ``reconstruction``, :math:`-\log p(x \mid z)`."""
+        r"""Return terms of a batch with one latent per image, and the two parts of the negative ELBO, nats (B,):
+        ``kl`` and ``reconstruction``, :math:`-\log p(x \mid z)`."""
         labels = batch.labels if self.conditional else None
         generator = keyed_generator(self.seed, "diagnostics", self.images_seen)
         terms = self.terms(batch.levels, labels, self.posterior_noise(1, len(batch.levels), generator))
@@ -150,7 +150,7 @@ class VariationalModel(GenerativeModule):
 def importance_bound(
     model: VariationalModel, levels: Tensor, labels: Tensor | None, rows: int, generator: torch.Generator
 ) -> Tensor:
-    r"""Return :math:`\log \frac1K \sum_k w_k`, float64 nats (B,), decoding about ``rows`` latents at once."""
+    r"""Return :math:`\log \frac1K \sum_k w_k`, float64 nats (B,), with about ``rows`` latents per decoder call."""
     found, size = [], max(1, rows // max(len(levels), 1))
     for first in range(0, model.importance_samples, size):
         count = min(size, model.importance_samples - first)
@@ -161,16 +161,16 @@ def importance_bound(
 
 
 def rows_at_once(spec: ImageSpec, channels: int) -> int:
-    """Return how many images of so many channels are decoded at once without taking much memory."""
+    """Return how many images are decoded at once, given the decoder's number of output channels."""
     width = max(channels, COMMON_WIDTH)
     return max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // (width * spec.height * spec.width)))
 
 
 def check_objective(model: VariationalModel) -> None:
-    """Try networks and objective on two blank images.
+    """Run networks and objective on two blank images.
 
     Raises:
-        InputError: naming the objective, where it does not work with the model's parts.
+        InputError: for an objective that does not work with the model's parts; the message names it.
     """
     spec, objective = model.spec, model.objective
     levels = torch.zeros(2, *spec.shape, dtype=spec.dtype)

@@ -1,4 +1,4 @@
-"""Autoencoders whose latent is a grid of codes, with a prior over the codes that is fitted afterwards."""
+"""Vector-quantized autoencoders, with a prior over the codes that is fitted afterwards."""
 
 from collections.abc import Callable
 
@@ -29,35 +29,34 @@ from lightning_gen.models.state import fingerprint
 from lightning_gen.networks.quantize import Quantized, Quantizer, VectorQuantizer, perplexity
 from lightning_gen.samplers import CodeSampler
 
-MOST_CELLS = 2**27  # of all histograms together: half a GiB
+MOST_CELLS = 2**27  # cells of all histograms together: half a GiB
 
 
 class VQVAE(GenerativeModule):
     r"""Autoencoder onto a grid of codes, :math:`\max \log p(x \mid e_{c(x)}) - \text{loss}` (van den Oord et al. 2017).
 
-    The encoder's map is quantized place by place, ``c(x)``, and the decoder is given the codes' values ``e``; gradients
-    pass from these to the map as if nothing lay between. Which codes there are is up to the ``quantizer``.
+    Each vector of the encoder's feature map is replaced by a codebook vector: ``c(x)`` are the code indices, ``e`` the
+    code vectors that the decoder receives. Gradients pass straight through the quantization. The codebook, and the loss
+    that ties encoder and codebook, belong to the ``quantizer``.
 
-    Training says nothing of how likely codes are. Two priors do: histograms of each place's codes over training, as if
-    they were independent, which every model has; and whichever model is fitted to the codes of a trained one
-    (:class:`lightning_gen.models.Codes` is their data) and given as ``sampler.prior``. Images are drawn from the one
-    that is there, and its likelihood is the two-part bound
+    Two priors over codes are available: independent histograms of the codes at each position, which training collects,
+    or a model that is fitted to the codes of a trained VQVAE (see :class:`lightning_gen.models.Codes`) and given as
+    ``sampler.prior``. Samples are drawn from the fitted prior if there is one, and the likelihood is the bound
 
     .. math:: \log p(x) = \log \sum_c p(c)\, p(x \mid e_c) \ge \log p(x \mid e_{c(x)}) + \log p(c(x)).
 
-    Evaluation reports ``reconstruction_bpd``, the first part alone, in bits per dimension, and of all codes of a part
-    ``perplexity`` and ``used_codes``.
+    Evaluation reports ``reconstruction_bpd``, the first term in bits per dimension, and ``perplexity`` and
+    ``used_codes`` of the codes of the whole part.
 
     Args:
-        spec: images, the data module's.
-        encoder: factory of a network from the spec and the numbers D of each place, unit images (B, C, H, W) ->
-            (B, D, h, w).
+        spec: image format, given by the data module.
+        encoder: factory of a network from the spec and D, unit images (B, C, H, W) -> (B, D, h, w).
         decoder: factory of a network from the spec, D and the number of channels, (B, D, h, w) -> (B, out_channels, H,
             W).
-        optimizer: factory of the optimizer of everything but the codebook.
-        quantizer: factory of the quantizer, which has the D.
-        likelihood: factory of the pixels' distribution from the spec; categorical levels if not given.
-        sampler: how :meth:`sample` draws, and from which prior.
+        optimizer: factory of the optimizer of all parameters except the codebook.
+        quantizer: factory of the quantizer, whose code dimension is D.
+        likelihood: factory of p(x | e) from the spec; categorical if not given.
+        sampler: sampling method of :meth:`sample`, with the fitted prior if any.
 
     Raises:
         InputError: for parts that do not fit the images or each other; at the start of training for a fitted prior.
@@ -84,7 +83,7 @@ class VQVAE(GenerativeModule):
         figures = {"perplexity": CodePerplexity(codes), "used_codes": UsedCodes(codes)}
         self.held_out = MetricCollection({"reconstruction_bpd": ReconstructionBits(self.spec), **figures})
         self._prior: tuple[CodeSampler, CodePrior] | None = None
-        _ = self.prior  # what a sampler names must fit
+        _ = self.prior  # raises for a fitted prior that does not fit
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         z = self.encoder_map(batch.levels)
@@ -103,16 +102,16 @@ class VQVAE(GenerativeModule):
         return loss
 
     def encoder_map(self, levels: Tensor) -> Tensor:
-        """Return what is quantized, (B, D, h, w), of levels (B, C, H, W)."""
+        """Return the feature map (B, D, h, w) of levels (B, C, H, W), before quantization."""
         return at_least_float32(self.encoder(self.spec.to_unit(levels, self.dtype)))
 
     def quantize(self, z: Tensor) -> Quantized:
-        """Quantize a map (B, D, h, w), in full precision."""
+        """Quantize a feature map (B, D, h, w), in full precision."""
         with full_precision(self.device):
             return self.quantizer(z)
 
     def log_conditional(self, levels: Tensor, values: Tensor) -> Tensor:
-        """Return log p(x | e), nats (B,), of levels (B, C, H, W) and codes' values (B, D, h, w)."""
+        """Return log p(x | e), nats (B,), of levels (B, C, H, W) and code vectors (B, D, h, w)."""
         theta = at_least_float32(self.decoder(values))
         with full_precision(self.device):
             return self.pixels.log_prob(levels, theta)
@@ -134,12 +133,12 @@ class VQVAE(GenerativeModule):
 
     @property
     def code_spec(self) -> ImageSpec:
-        """Grids of codes as images of one channel, whose levels are the codes."""
+        """Format of the code grids as images of one channel, whose levels are the codes."""
         return ImageSpec(1, *self.histograms.grid, levels=self.quantizer.codes, num_classes=self.spec.num_classes)
 
     @property
     def prior(self) -> CodePrior:
-        """What says how likely codes are: the sampler's, or the histograms of training."""
+        """The prior p(c): the sampler's fitted one, else the histograms collected in training."""
         if self._prior is None or self._prior[0] is not self.sampler:
             fitted = self.sampler.prior is not None
             prior = FittedPrior(self.code_spec, self.sampler) if fitted else HistogramPrior(self.histograms)
@@ -147,7 +146,7 @@ class VQVAE(GenerativeModule):
         return self._prior[1]
 
     def fingerprint(self) -> str:
-        """Return a hash (32 hexadecimal digits) of what images are encoded by: codes of others mean something else."""
+        """Return a hash (32 hexadecimal digits) of encoder and quantizer, which identifies the codes they produce."""
         return fingerprint(self.encoder, self.quantizer)
 
     latents = "discrete"
@@ -157,14 +156,14 @@ class VQVAE(GenerativeModule):
         return self.prior.conditional
 
     def draw_latents(self, n: int, labels: Tensor | None = None, *, generator: torch.Generator) -> Tensor:
-        """Draw codes, int64 (n, h, w), from the prior that is there."""
+        """Draw codes, int64 (n, h, w), from :attr:`prior`."""
         self.prior.check(self)
         return self.prior.sample(n, heeded_labels(self, labels, n), generator).to(self.device)
 
     def likelihood(
         self, levels: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Likelihood:
-        """Return the two-part bound on log p(x), of levels (B, C, H, W); see the class."""
+        """Return the lower bound of the class docstring, nats (B,), of levels (B, C, H, W)."""
         self.spec.check(levels)
         self.prior.check(self)
         quantized = self.quantize(self.encoder_map(levels))
@@ -185,17 +184,17 @@ class VQVAE(GenerativeModule):
             return self.spec.to_levels(self.pixels.mean(self.pixel_parameters(latent)))
 
     def pixel_parameters(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return the parameters of p(x | e), (B, out_channels, H, W), of codes (B, h, w).
+        """Return the parameters (B, out_channels, H, W) of p(x | e) for codes (B, h, w).
 
         Raises:
-            InputError: for what is no such codes.
+            InputError: for codes of another shape or out of range.
         """
         self.histograms.check(latent)
         return self.decoder(self.quantizer.lookup(latent.to(torch.int64)).to(self.dtype)).float()
 
     def diagnostics(self, batch: Batch) -> dict[str, Tensor]:
-        r"""Return the two parts of each image's bound, nats (B,): ``reconstruction``, :math:`-\log p(x \mid e_{c(x)})`,
-        and ``code_cost``, :math:`-\log p(c(x))`."""
+        r"""Return the two terms of each image's negative bound, nats (B,): ``reconstruction``,
+        :math:`-\log p(x \mid e_{c(x)})`, and ``code_cost``, :math:`-\log p(c(x))`."""
         with evaluating(self):
             quantized = self.quantize(self.encoder_map(batch.levels))
             labels = heeded_labels(self, batch.labels, len(batch.levels))
@@ -205,7 +204,7 @@ class VQVAE(GenerativeModule):
             }
 
     def check_parts(self) -> tuple[int, int]:
-        """Return height and width of the grid.
+        """Return height and width of the code grid.
 
         Raises:
             InputError: for networks that do not fit the images or the quantizer.

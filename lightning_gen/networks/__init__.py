@@ -1,4 +1,4 @@
-"""Pure networks, made from an ImageSpec."""
+"""Neural networks, constructed from an ImageSpec."""
 
 from lightning_gen.networks.autoencoder import (
     ConvDecoder,

@@ -1,4 +1,4 @@
-"""Encoders and decoders of latent variable models: perceptrons, convolutions, residual blocks."""
+"""Encoders and decoders of latent-variable models: perceptrons, convolutional and residual networks."""
 
 import itertools
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from lightning_gen.networks.dcgan import doublings
 
 
 class LabelledRows(nn.Module):
-    """What joins rows (B, n) with the one-hot class of each, where a network is conditional.
+    """Concatenates rows (B, n) with their one-hot classes if a network is conditional, else returns them unchanged.
 
     Args:
         owner: the network, named in messages.
-        spec: the images.
-        conditional: whether there is anything to join.
+        spec: image format.
+        conditional: whether the network is class-conditional.
     """
 
     def __init__(self, owner: nn.Module, spec: ImageSpec, conditional: bool):
@@ -37,14 +37,14 @@ class LabelledRows(nn.Module):
 
 
 class Encoder(nn.Module):
-    """What encoders have in common: ``head(join(body(images), labels))``; the subclass makes ``body`` and ``head``.
+    """Base class of encoders, ``head(join(body(images), labels))``; subclasses define ``body`` and ``head``.
 
     Args:
-        spec: images.
-        conditional: whether labels are joined to what ``body`` makes of an image, one-hot (Sohn et al. 2015).
+        spec: image format.
+        conditional: whether one-hot labels are appended to the output of ``body`` (Sohn et al. 2015).
 
     Raises:
-        InputError: for a conditional one of images without classes.
+        InputError: for ``conditional`` without classes.
     """
 
     body: nn.Module
@@ -61,15 +61,15 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """What decoders have in common: ``body(head(join(latent, labels)))``; the subclass makes ``head`` and ``body``.
+    """Base class of decoders, ``body(head(join(latent, labels)))``; subclasses define ``head`` and ``body``.
 
     Args:
-        spec: images.
-        shape: of what ``head`` makes of a latent, as ``body`` takes it: (channels, height, width).
-        conditional: whether labels are joined to the latent, one-hot.
+        spec: image format.
+        shape: (channels, height, width) to which the output of ``head`` is reshaped for ``body``.
+        conditional: whether one-hot labels are appended to the latent.
 
     Raises:
-        InputError: for a conditional one of images without classes.
+        InputError: for ``conditional`` without classes.
     """
 
     head: nn.Module
@@ -86,7 +86,7 @@ class Decoder(nn.Module):
 
 
 def perceptron(inputs: int, widths: Sequence[int], outputs: int, dropout: float) -> nn.Sequential:
-    """Return Linear -> SiLU (-> dropout) of these widths, and a last Linear."""
+    """Return Linear -> SiLU (-> dropout) layers of these widths, and a final Linear."""
     layers: list[nn.Module] = []
     for width in widths:
         layers += [nn.Linear(inputs, width), nn.SiLU()]
@@ -102,17 +102,17 @@ def check_perceptron(owner: nn.Module, widths: Sequence[int], dropout: float, **
 
 
 class MLPEncoder(Encoder):
-    """Perceptron from an image of any shape to the numbers that a posterior is made of (Kingma and Welling 2014).
+    """Perceptron from an image of any shape to the parameters of a posterior (Kingma and Welling 2014).
 
     Args:
-        spec: images.
-        outputs: how many numbers.
+        spec: image format.
+        outputs: number of outputs.
         widths: widths of the hidden layers.
-        dropout: share of hidden units that training leaves out (Srivastava et al. 2014).
-        conditional: whether labels are joined to the image, one-hot (Sohn et al. 2015).
+        dropout: dropout probability of hidden units (Srivastava et al. 2014).
+        conditional: whether one-hot labels are appended to the image (Sohn et al. 2015).
 
     Raises:
-        InputError: for a number out of range, or a conditional one of images without classes.
+        InputError: for a number out of range, or ``conditional`` without classes.
     """
 
     def __init__(
@@ -130,18 +130,18 @@ class MLPEncoder(Encoder):
 
 
 class MLPDecoder(Decoder):
-    """Perceptron from a latent to the numbers that a pixel likelihood is made of, for images of any shape.
+    """Perceptron from a latent to the parameters of a pixel likelihood, for images of any shape.
 
     Args:
-        spec: images.
-        latent_dim: size of the latent.
-        out_channels: numbers for each place of the image.
+        spec: image format.
+        latent_dim: latent dimension.
+        out_channels: number of output channels.
         widths: widths of the hidden layers; empty for a linear decoder.
-        dropout: share of hidden units that training leaves out.
-        conditional: whether labels are joined to the latent, one-hot.
+        dropout: dropout probability of hidden units.
+        conditional: whether one-hot labels are appended to the latent.
 
     Raises:
-        InputError: for a number out of range, or a conditional one of images without classes.
+        InputError: for a number out of range, or ``conditional`` without classes.
     """
 
     def __init__(
@@ -160,17 +160,17 @@ class MLPDecoder(Decoder):
 
 
 class ConvEncoder(Encoder):
-    """Stride-2 convolutions that halve the side, then one linear map.
+    """Stride-2 convolutions that halve the resolution k times to a x a, then one linear layer.
 
     Args:
-        spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128.
-        outputs: how many numbers.
-        width: channels of the largest maps; they double with each halving of the side.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128.
+        outputs: number of outputs.
+        width: channels at full resolution, doubled at each halving.
         max_width: upper bound on the channels.
         conditional: whether labels are joined, one-hot, before the linear map.
 
     Raises:
-        InputError: for an image shape or width that it cannot take, or a conditional one of images without classes.
+        InputError: for an unsupported image shape or width, or ``conditional`` without classes.
     """
 
     def __init__(self, spec: ImageSpec, outputs: int, width: int = 32, max_width: int = 256, conditional: bool = False):
@@ -186,18 +186,18 @@ class ConvEncoder(Encoder):
 
 
 class ConvDecoder(Decoder):
-    """Mirror of :class:`ConvEncoder`: a linear map to a x a, then transposed convolutions that double the side.
+    """Mirror of :class:`ConvEncoder`: a linear layer to a x a, then stride-2 transposed convolutions.
 
     Args:
-        spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128.
-        latent_dim: size of the latent.
-        out_channels: numbers for each place of the image.
-        width: channels of the largest maps; they double with each halving of the side.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128.
+        latent_dim: latent dimension.
+        out_channels: number of output channels.
+        width: channels at full resolution, doubled at each halving.
         max_width: upper bound on the channels.
         conditional: whether labels are joined to the latent, one-hot.
 
     Raises:
-        InputError: for an image shape or width that it cannot make, or a conditional one of images without classes.
+        InputError: for an unsupported image shape or width, or ``conditional`` without classes.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ class ConvDecoder(Decoder):
 
 
 class ResidualUnit(nn.Module):
-    """x + two 3x3 convolutions, each after a SiLU; the second is 0 at the start, so that the unit begins as nothing."""
+    r"""Residual unit :math:`x + W_2 * \phi(W_1 * \phi(x))` of 3x3 convolutions and SiLU; initially the identity."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -235,17 +235,17 @@ class ResidualUnit(nn.Module):
 
 
 class ResNetEncoder(Encoder):
-    """Residual units without normalisation, on maps that average pooling halves, then one linear map.
+    """Residual units without normalisation, average pooling between resolutions, then one linear layer.
 
     Args:
-        spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128.
-        outputs: how many numbers.
-        width: channels of all maps.
-        depth: residual units at each side.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128.
+        outputs: number of outputs.
+        width: channels of all feature maps.
+        depth: residual units at each resolution.
         conditional: whether labels are joined, one-hot, before the linear map.
 
     Raises:
-        InputError: for an image shape or width that it cannot take, or a conditional one of images without classes.
+        InputError: for an unsupported image shape or width, or ``conditional`` without classes.
     """
 
     def __init__(self, spec: ImageSpec, outputs: int, width: int = 64, depth: int = 2, conditional: bool = False):
@@ -261,18 +261,18 @@ class ResNetEncoder(Encoder):
 
 
 class ResNetDecoder(Decoder):
-    """Mirror of :class:`ResNetEncoder`: a linear map to a x a, residual units, nearest upsampling between sides.
+    """Mirror of :class:`ResNetEncoder`: a linear layer to a x a, residual units, nearest-neighbour upsampling.
 
     Args:
-        spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128.
-        latent_dim: size of the latent.
-        out_channels: numbers for each place of the image.
-        width: channels of all maps.
-        depth: residual units at each side.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128.
+        latent_dim: latent dimension.
+        out_channels: number of output channels.
+        width: channels of all feature maps.
+        depth: residual units at each resolution.
         conditional: whether labels are joined to the latent, one-hot.
 
     Raises:
-        InputError: for an image shape or width that it cannot make, or a conditional one of images without classes.
+        InputError: for an unsupported image shape or width, or ``conditional`` without classes.
     """
 
     def __init__(

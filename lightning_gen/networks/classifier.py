@@ -14,16 +14,16 @@ from lightning_gen.core import ImageSpec, InputError, write_atomically
 class SmallClassifier(nn.Module):
     r"""Classifier of levels: stages of two 3x3 convolutions, then ``num_features`` standardised features, then logits.
 
-    Each stage after the first starts by halving the size. With trunk t, :math:`\phi(x) = \mathrm{norm}(W\,t(x) + b)`
-    are the features and :math:`V\,\mathrm{relu}(\phi(x)) + c` the logits. The normalisation is a batch norm without
-    affine part, so that in evaluation mode each feature has about mean 0 and variance 1 over the training images:
-    distances between features then need no further scale.
+    Each stage after the first begins with 2x2 max pooling. With the convolutional trunk t, the features are
+    :math:`\phi(x) = \mathrm{norm}(W\,t(x) + b)` and the logits :math:`V\,\mathrm{relu}(\phi(x)) + c`. The normalisation
+    is a batch norm without affine parameters, so that in evaluation mode each feature has mean 0 and variance 1 over
+    the training images, approximately, and distances between features need no further scaling.
 
     Args:
-        spec: what the images are; ``num_classes`` must be at least 2.
+        spec: image format; ``num_classes`` must be at least 2.
         widths: channels of each stage.
         num_features: number of features D.
-        dropout: probability of dropping a trunk output while training.
+        dropout: dropout probability of trunk outputs.
 
     Raises:
         InputError: for unlabelled images, or images too small for so many stages.
@@ -70,24 +70,21 @@ class SmallClassifier(nn.Module):
 
 
 def save_classifier(network: SmallClassifier, path: str | Path) -> None:
-    """Write weights, image spec and architecture as one safetensors file, which :func:`load_classifier` needs alone.
-
-    A reader never sees half of the file.
-    """
+    """Write weights, image spec and architecture to one safetensors file, atomically; see :func:`load_classifier`."""
     path = Path(path)
     arguments = {"widths": list(network.widths), "num_features": network.num_features, "dropout": network.dropout}
     metadata = {"format": "1", "spec": json.dumps(network.spec.as_dict()), "arguments": json.dumps(arguments)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not save_file, which makes files that only their owner may read.
+    # save_file would create a file that only its owner can read.
     write_atomically(path, lambda temporary: temporary.write_bytes(safetensors.torch.save(tensors, metadata)))
 
 
 def load_classifier(path: str | Path) -> SmallClassifier:
-    """The classifier, in evaluation mode, that :func:`save_classifier` wrote.
+    """Return the classifier, in evaluation mode, that :func:`save_classifier` wrote.
 
     Raises:
-        InputError: for a missing file, or one that is not such a file.
+        InputError: for a missing file, or one not written by :func:`save_classifier`.
     """
     if not Path(path).is_file():
         raise InputError(f"classifier weights {path} do not exist; train them with the classifier's config")

@@ -1,4 +1,4 @@
-"""What makes networks class-conditional: labels, conditional batch norm, projection and classifier heads."""
+"""Parts of class-conditional networks: checks of labels, conditional batch norm, projection and classifier heads."""
 
 import math
 from abc import ABC, abstractmethod
@@ -14,8 +14,8 @@ def check_conditional(owner: object, spec: ImageSpec, argument: str = "condition
 
     Args:
         owner: the network, named in the message.
-        spec: the images.
-        argument: what asks for classes, named in the message.
+        spec: image format.
+        argument: the argument that needs classes, named in the message.
     """
     if spec.num_classes == 0:
         raise InputError(
@@ -28,7 +28,7 @@ def require_labels(owner: object, labels: Tensor | None) -> Tensor:
     """Return ``labels`` (B,).
 
     Raises:
-        InputError: naming ``owner`` if they are None.
+        InputError: if they are None; the message names ``owner``.
     """
     if labels is None:
         raise InputError(f"{type(owner).__name__} is class-conditional: give labels")
@@ -36,7 +36,7 @@ def require_labels(owner: object, labels: Tensor | None) -> Tensor:
 
 
 def latent_dim_of(owner: object, generator: nn.Module) -> int:
-    """Return the length of a generator's latents; raise InputError for one that does not say it."""
+    """Return a generator's latent dimension; raise InputError if it has no attribute ``latent_dim``."""
     if not hasattr(generator, "latent_dim"):
         raise InputError(
             f"{type(owner).__name__}: {type(generator).__name__} must say how long latents are: latent_dim"
@@ -45,7 +45,7 @@ def latent_dim_of(owner: object, generator: nn.Module) -> int:
 
 
 def check_pair(owner: object, generator: nn.Module, critic: nn.Module, has_auxiliary: bool) -> None:
-    """Raise InputError for a generator and a critic of which one heeds classes that the other knows nothing of."""
+    """Raise InputError for a generator and a critic of which only one uses classes."""
     names = type(owner).__name__, type(generator).__name__, type(critic).__name__
     draws_classes, judges_classes = (getattr(network, "conditional", False) for network in (generator, critic))
     if draws_classes and not (judges_classes or has_auxiliary):
@@ -63,8 +63,8 @@ def check_pair(owner: object, generator: nn.Module, critic: nn.Module, has_auxil
 class ConditionalBatchNorm2d(nn.Module):
     r"""Batch norm with a gain and a bias per class, :math:`\gamma_y \hat x + \beta_y` (Dumoulin et al. 2017).
 
-    :math:`\hat x` is normalised over the whole batch, whatever the classes. Gains begin at 1 and biases at 0, so a new
-    module is a plain batch norm.
+    :math:`\hat x` is normalised over the whole batch, not per class. Gains are initially 1 and biases 0, as in ordinary
+    batch norm.
 
     Args:
         num_features: channels C of the maps.
@@ -80,23 +80,23 @@ class ConditionalBatchNorm2d(nn.Module):
         nn.init.zeros_(self.bias.weight)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Map maps (B, C, H, W) of classes ``labels`` (B,) to as many maps."""
+        """Normalise feature maps (B, C, H, W) of classes ``labels`` (B,)."""
         return self.norm(x) * self.gain(labels)[:, :, None, None] + self.bias(labels)[:, :, None, None]
 
 
 def initialise_as_linear(head: nn.Module) -> nn.Module:
-    """Return ``head`` with weights U(-1/sqrt(D), 1/sqrt(D)), torch's default for a linear map of D features."""
+    """Initialise weights with U(-1/sqrt(D), 1/sqrt(D)), torch's default for a linear layer; return ``head``."""
     nn.init.kaiming_uniform_(head.weight, a=math.sqrt(5))
     return head
 
 
 class FeatureDiscriminator(nn.Module, ABC):
-    r"""Discriminator that reads everything off one vector of features :math:`\phi(x)` of dimension D.
+    r"""Discriminator whose outputs are linear in a feature vector :math:`\phi(x)` of dimension D.
 
     The score is :math:`w^\top \phi(x) + b`. A conditional discriminator adds the projection :math:`v_y^\top \phi(x)`
     with an embedding v of the classes (Miyato and Koyama 2018); one with a classifier also gives the logits
-    :math:`U \phi(x) + c` of an auxiliary head (Odena et al. 2017). A subclass builds its trunk and score, then calls
-    :meth:`add_heads`.
+    :math:`U \phi(x) + c` of an auxiliary head (Odena et al. 2017). A subclass constructs its trunk and score, then
+    calls :meth:`add_heads`.
     """
 
     def add_heads(
@@ -107,17 +107,17 @@ class FeatureDiscriminator(nn.Module, ABC):
         classifier: bool,
         prepare: Callable[[nn.Module], nn.Module] = initialise_as_linear,
     ) -> None:
-        """Make what classes need: ``embedding`` and ``classifier``, each None unless asked for.
+        """Add ``embedding`` and ``classifier``, each None unless requested.
 
         Args:
-            spec: the images.
+            spec: image format.
             num_features: D.
             conditional: whether scores depend on labels.
-            classifier: whether there is an auxiliary head.
-            prepare: initialises a head (weight (num_classes, D)), and returns it or what wraps it.
+            classifier: whether to add an auxiliary head.
+            prepare: initialises a head (weight (num_classes, D)) and returns it, possibly wrapped.
 
         Raises:
-            InputError: if either is asked for and images have no classes.
+            InputError: if either is requested and images have no classes.
         """
         self.conditional = conditional
         self.embedding = self.classifier = None
@@ -144,7 +144,7 @@ class FeatureDiscriminator(nn.Module, ABC):
         return self._judge(images, labels)[1]
 
     def scores_and_logits(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return scores (B,) and the classifier's logits (B, num_classes), by one pass of the trunk.
+        """Return scores (B,) and the classifier's logits (B, num_classes), from one pass of the trunk.
 
         Raises:
             InputError: if there is no classifier, or labels are missing.

@@ -13,10 +13,10 @@ LARGEST = 128
 
 
 def doublings(spec: ImageSpec, owner: object) -> tuple[int, int]:
-    """Return (a, k) with side a * 2^k, a in 3..7 and k >= 1, of a square image.
+    """Return (a, k) of a square image of size a * 2^k, with a in 3..7 and k >= 1.
 
     Raises:
-        InputError: naming the network and the sizes it can make.
+        InputError: for another size; the message names the network and the sizes that it supports.
     """
     name = type(owner).__name__
     if spec.height != spec.width:
@@ -33,7 +33,7 @@ def doublings(spec: ImageSpec, owner: object) -> tuple[int, int]:
 
 
 def initialise(module: nn.Module) -> None:
-    """Initialise as DCGAN does: weights N(0, 0.02), batch norm's scale N(1, 0.02), biases 0 (Radford et al. 2016)."""
+    """Initialise weights with N(0, 0.02^2), batch norm gains with N(1, 0.02^2), biases with 0 (Radford et al. 2016)."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):
@@ -43,19 +43,18 @@ def initialise(module: nn.Module) -> None:
 
 
 class DCGANGenerator(nn.Module):
-    """Latent -> a x a map -> stride-2 transposed convolutions, batch norm and ReLU -> tanh (Radford et al. 2016).
+    """DCGAN: latent -> a x a map -> stride-2 transposed convolutions, batch norm, ReLU -> tanh (Radford et al. 2016).
 
     Args:
-        spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128; grey or RGB.
-        latent_dim: size of the latent.
-        width: channels before the last layer; they double with each halving of the side.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128; grey or RGB.
+        latent_dim: latent dimension.
+        width: channels before the last layer, doubled at each halving.
         max_width: upper bound on the channels.
-        conditional: whether images depend on labels: the latent is then joined by a learnt embedding of the class
-            (Mirza and Osindero 2014), as long as the latent and N(0, I) at the start, so that neither outweighs the
-            other.
+        conditional: whether to append a learnt embedding of the class to the latent (Mirza and Osindero 2014), of the
+            same dimension and initial distribution as the latent.
 
     Raises:
-        InputError: for an image shape or width that it cannot make, or a conditional one of images without classes.
+        InputError: for an unsupported image shape or width, or ``conditional`` without classes.
     """
 
     def __init__(
@@ -97,19 +96,19 @@ class DCGANGenerator(nn.Module):
 
 
 class DCGANDiscriminator(FeatureDiscriminator):
-    """Stride-2 convolutions, batch norm and leaky ReLU, then one score per image (Radford et al. 2016).
+    """DCGAN: stride-2 convolutions, batch norm and leaky ReLU, then one score per image (Radford et al. 2016).
 
     Args:
-        spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128; grey or RGB.
-        width: channels after the first layer; they double with each halving of the side.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128; grey or RGB.
+        width: channels after the first layer, doubled at each halving.
         max_width: upper bound on the channels.
-        batch_norm: normalise over the batch, as the paper does. Gradient penalties assume that a score depends on its
-            own image alone: switch it off with them.
-        conditional: whether scores depend on labels, by projection of the last map (Miyato and Koyama 2018).
-        classifier: whether there is an auxiliary classifier on the last map, see :meth:`scores_and_logits`.
+        batch_norm: batch normalisation, as in the paper. Disable it with gradient penalties, which assume that a score
+            depends on its own image only.
+        conditional: whether scores depend on labels, by projection of the last feature map (Miyato and Koyama 2018).
+        classifier: whether to add an auxiliary classifier on the last feature map, see :meth:`scores_and_logits`.
 
     Raises:
-        InputError: for an image shape or width that it cannot take, or classes asked for where images have none.
+        InputError: for an unsupported image shape or width, or images without classes if these are needed.
     """
 
     def __init__(

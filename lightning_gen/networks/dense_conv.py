@@ -1,4 +1,4 @@
-"""The pair of a widely used tutorial: a convolutional generator against a perceptron."""
+"""A convolutional generator and a perceptron discriminator, after TensorFlow's DCGAN tutorial."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from lightning_gen.networks.dcgan import doublings
 
 
 def initialise_glorot(module: nn.Module) -> None:
-    """Initialise weights as Glorot and Bengio (2010), uniform, and biases 0."""
+    """Initialise weights uniformly (Glorot and Bengio 2010), and biases with 0."""
     if isinstance(module, nn.ConvTranspose2d | nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -16,20 +16,20 @@ def initialise_glorot(module: nn.Module) -> None:
 
 
 class DenseToConvGenerator(nn.Module):
-    r"""Latent -> linear map to (width, H/4, W/4) -> 5x5 transposed convolutions of strides 1, 2 and 2 -> tanh.
+    r"""Latent -> linear layer to (width, H/4, W/4) -> 5x5 transposed convolutions of strides 1, 2 and 2 -> tanh.
 
-    The generator of TensorFlow's DCGAN tutorial: batch norm and a leaky rectifier after every layer but the last,
-    channels ``width``, ``width / 2``, ``width / 4``, C, and no biases. The start is H/4 x W/4 whatever the size, so the
-    linear map grows with the images; DCGAN grows in depth.
+    The generator of TensorFlow's DCGAN tutorial: batch norm and leaky ReLU after every layer but the last, channels
+    ``width``, ``width / 2``, ``width / 4``, C, and no biases. The linear layer grows with the image size, whereas DCGAN
+    grows in depth.
 
     Args:
-        spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128, that is a multiple of 4.
-        latent_dim: size of the latent.
-        width: channels after the linear map, a multiple of 4.
-        negative_slope: of the leaky rectifier (the tutorial's is 0.3).
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128, and a multiple of 4.
+        latent_dim: latent dimension.
+        width: channels after the linear layer, a multiple of 4.
+        negative_slope: slope of the leaky ReLU (the tutorial's is 0.3).
 
     Raises:
-        InputError: for an image shape or width that it cannot make.
+        InputError: for an unsupported image shape or width.
     """
 
     def __init__(self, spec: ImageSpec, latent_dim: int = 100, width: int = 256, negative_slope: float = 0.3):
@@ -65,16 +65,16 @@ class DenseToConvGenerator(nn.Module):
 
 
 class DenseDiscriminator(nn.Module):
-    """Perceptron of one hidden layer with dropout (Srivastava et al. 2014), from an image to one score.
+    """Perceptron with one hidden layer and dropout (Srivastava et al. 2014), from an image to one score.
 
-    In training mode dropout draws from torch's global generator, so training is repeatable and resumes exactly, but it
-    depends on the number of ranks; ``dropout=0`` avoids that. In evaluation mode nothing is dropped.
+    Dropout uses torch's global generator: training is reproducible and resumes exactly, but depends on the number of
+    ranks unless ``dropout`` is 0.
 
     Args:
-        spec: images to judge; any shape.
+        spec: image format; any shape.
         width: width of the hidden layer.
-        dropout: probability of dropping a hidden unit, in [0, 1).
-        negative_slope: of the leaky rectifier.
+        dropout: dropout probability of hidden units, in [0, 1).
+        negative_slope: slope of the leaky ReLU.
 
     Raises:
         InputError: for a width below 1, or a probability outside [0, 1).

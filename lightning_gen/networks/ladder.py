@@ -1,4 +1,4 @@
-"""The top-down network of hierarchical VAEs, with inference that shares its path (ladder)."""
+"""The ladder network of hierarchical VAEs, whose inference shares the generative top-down path."""
 
 import itertools
 import math
@@ -12,18 +12,18 @@ from torch.nn import functional as F
 from lightning_gen.core import ImageSpec, InputError, check, check_choice, check_positive, check_within
 from lightning_gen.networks.conditional import check_conditional
 
-WIDEST = 8.0  # of |log sigma|
+WIDEST = 8.0  # bound of |log sigma|
 
 
 class LadderPass(NamedTuple):
-    """What one pass says of N rows.
+    """The result of one top-down pass for N latents.
 
-    Args:
+    Fields:
         theta: parameters of the pixel likelihood, (N, out_channels, H, W).
         log_prior: :math:`\\log p(z)` of the latents of all layers, nats (N,).
-        log_posterior: :math:`\\log q(z \\mid x)`, nats (N,); of a pass without images the same as the prior's.
-        kl: the divergence of each layer, nats (N, L); 0 without images.
-        noise: the latents as the prior's own standard normal noise, (N, Z).
+        log_posterior: :math:`\\log q(z \\mid x)`, nats (N,); equal to ``log_prior`` in a pass without images.
+        kl: KL divergence of each layer, nats (N, L); 0 without images.
+        noise: the standard normal noise (N, Z) that the prior maps to these latents.
     """
 
     theta: Tensor
@@ -34,7 +34,7 @@ class LadderPass(NamedTuple):
 
 
 class Bottleneck(nn.Module):
-    """Four convolutions, 1x1, 3x3, 3x3, 1x1, each after a GELU, the inner ones narrower; maybe on top of a shortcut."""
+    """Bottleneck block: 1x1, 3x3, 3x3 and 1x1 convolutions, each after a GELU; optionally residual (Child 2021)."""
 
     def __init__(self, inputs: int, outputs: int, inner: int, side: int, residual: bool = False, dropout: float = 0.0):
         super().__init__()
@@ -54,7 +54,7 @@ class Bottleneck(nn.Module):
 
     @property
     def last(self) -> nn.Conv2d:
-        """The convolution that writes."""
+        """The last convolution."""
         return self.layers[-1]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class Bottleneck(nn.Module):
 
 
 class LadderLayer(nn.Module):
-    """One latent: its prior given the path, its posterior given path and image, and what it adds to the path."""
+    """One layer of latents: prior given the path, posterior given path and image, and update of the path."""
 
     def __init__(self, width: int, inner: int, latent_channels: int, side: int, dropout: float):
         super().__init__()
@@ -72,19 +72,19 @@ class LadderLayer(nn.Module):
         self.posterior = Bottleneck(2 * width, 2 * latent_channels, inner, side, dropout=dropout)
         self.read = nn.Conv2d(latent_channels, width, 1)
         self.block = Bottleneck(width, width, inner, side, residual=True, dropout=dropout)
-        # At the start prior and posterior are N(0, I), and the prior adds nothing to the path.
+        # Initially the prior is N(0, I) and adds nothing to the path.
         nn.init.zeros_(self.prior.last.weight)
         nn.init.zeros_(self.prior.last.bias)
 
     @property
     def numbers(self) -> int:
-        """Latent numbers of the layer."""
+        """Latent dimension of the layer."""
         return self.latent_channels * self.side**2
 
     def forward(self, path: Tensor, seen: Tensor | None, noise: Tensor) -> tuple[Tensor, ...]:
-        """Return (path, log p, log q, KL, the latent as the prior's noise), noise being (N, numbers)."""
+        """Return (path, log p, log q, KL, noise of the prior that gives the latent) for noise (N, numbers)."""
         c = self.latent_channels
-        # Densities in the precision of the noise, whatever that of the convolutions.
+        # Densities are computed in the precision of the noise, not that of the convolutions.
         mean, log_sigma, feature = self.prior(path).split((c, c, path.shape[1]), 1)
         mean, log_sigma = mean.to(noise.dtype), log_sigma.to(noise.dtype).clamp(-WIDEST, WIDEST)
         noise = noise.unflatten(1, (c, self.side, self.side))
@@ -113,28 +113,28 @@ def _nats(noise: Tensor, log_sigma: Tensor) -> Tensor:
 
 
 class LadderNetwork(nn.Module):
-    r"""Encoder and decoder of a hierarchical VAE in the form of Child (2021), after Sønderby et al. (2016).
+    r"""Encoder and decoder of a hierarchical VAE (Child 2021, after Sønderby et al. 2016).
 
     .. math:: p(z) = \prod_l p(z_l \mid z_{<l}), \qquad q(z \mid x) = \prod_l q(z_l \mid z_{<l}, x)
 
-    Both run top down along one path: each layer's prior reads the path, its posterior also what a bottom-up pass of
-    residual blocks has seen of the image at that side, and its latent is added to the path. Blocks are four
-    convolutions without normalisation, whose last ones begin :math:`\sqrt{1 / N}` times smaller, N being their number.
-    Child resamples by average pooling and nearest neighbours; small networks learn that step, too, or a
-    coarse latent hardly knows where in the image anything is.
+    Prior and posterior share one top-down path: each layer's prior depends on the path, its posterior also on features
+    of a bottom-up residual network at the same resolution, and its latent is added to the path. Blocks have four
+    convolutions without normalisation, the last one scaled by :math:`\sqrt{1 / N}` initially, with N layers. Child
+    resamples by average pooling and nearest neighbours; here resampling is learnt by default, since in small networks
+    coarse latents otherwise carry little information about position.
 
     Args:
-        spec: square images, at most 128.
-        out_channels: numbers for each place of the image.
-        resolutions: from the image's own to the coarsest, decreasing.
-        depths: layers of latents at each of the resolutions; the bottom-up pass has as many blocks there.
-        width: channels of the path, or one number for each of the resolutions (with learned resampling).
-        latent_channels: channels of each layer's latent, or one number for each of the resolutions.
-        bottleneck: width of the inner convolutions, as a share.
-        dropout: share of inner units that training leaves out.
-        resampling: "learned" goes to the next by (transposed) convolutions with the stride as their kernel, for
-            resolutions that divide each other; "fixed" by averages and nearest neighbours, for any.
-        conditional: whether labels choose where the path begins.
+        spec: square images of size at most 128.
+        out_channels: number of output channels.
+        resolutions: decreasing resolutions, beginning with that of the image.
+        depths: layers of latents, and bottom-up blocks, at each resolution.
+        width: channels of the path, or one number per resolution (with learned resampling).
+        latent_channels: channels of each layer's latent, or one number per resolution.
+        bottleneck: width of the inner convolutions relative to the path.
+        dropout: dropout probability of inner units.
+        resampling: "learned" uses strided (transposed) convolutions with kernel size equal to the stride, for
+            resolutions that divide each other; "fixed" uses average pooling and nearest neighbours, for any.
+        conditional: whether an embedding of the class is added at the beginning of the path.
 
     Raises:
         InputError: for resolutions that do not begin with the image's, do not decrease or, for learned resampling, do
@@ -199,7 +199,7 @@ class LadderNetwork(nn.Module):
         steps = [(a // b, fine, coarse) for (a, b), (fine, coarse) in steps] if resampling == "learned" else []
         self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, ratio, ratio) for ratio, fine, coarse in steps)
         self.grow = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, ratio, ratio) for ratio, fine, coarse in steps[::-1])
-        for layer in self.grow:  # each place is written by one input place, whatever the kernel's size
+        for layer in self.grow:  # kernel size equals stride, so the fan-in is the number of channels
             nn.init.normal_(layer.weight, std=layer.in_channels**-0.5)
             nn.init.zeros_(layer.bias)
         self.beginnings = nn.ParameterList(
@@ -223,11 +223,11 @@ class LadderNetwork(nn.Module):
 
     @property
     def latent_dim(self) -> int:
-        """Latent numbers Z of all layers together."""
+        """Latent dimension Z of all layers together."""
         return sum(layer.numbers for layer in self.layers)
 
     def look(self, images: Tensor) -> list[Tensor]:
-        """Return what the bottom-up pass sees of unit images (B, C, H, W) at each side, from the coarsest."""
+        """Return the bottom-up features of unit images (B, C, H, W) at each resolution, from the coarsest."""
         hidden, seen = self.first(images), []
         for i, (side, blocks) in enumerate(zip(self.resolutions, self.bottom_up, strict=True)):
             if i:
@@ -237,11 +237,11 @@ class LadderNetwork(nn.Module):
         return seen[::-1]
 
     def forward(self, noise: Tensor, seen: Sequence[Tensor] | None = None, labels: Tensor | None = None) -> LadderPass:
-        """Run top down with noise (N, Z): of the posterior where something was ``seen``, else of the prior.
+        """Run the top-down pass, with latents from the posterior if ``seen`` is given, else from the prior.
 
         Args:
-            noise: standard normal.
-            seen: what :meth:`look` returned; its B rows serve N = K B rows of noise, in order.
+            noise: standard normal (N, Z).
+            seen: result of :meth:`look` for B images, repeated for N = K B rows of noise.
             labels: classes (N,), if conditional.
         """
         n = len(noise)

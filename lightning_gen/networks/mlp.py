@@ -1,4 +1,4 @@
-"""Perceptron generator and discriminator: any image shape."""
+"""Perceptron generator and discriminator, for any image shape."""
 
 from collections.abc import Sequence
 
@@ -27,17 +27,16 @@ class MLPGenerator(nn.Module):
     r"""Perceptron from a latent to an image, :math:`x = \tanh(W_n \phi(\dots \phi(W_1 z)))` (Goodfellow et al. 2014).
 
     Args:
-        spec: images to make; any shape.
-        latent_dim: size of the latent z.
-        widths: widths of the hidden layers; empty for a linear map.
-        negative_slope: of the leaky rectifier :math:`\phi`.
-        batch_norm: normalise hidden layers over the batch (Ioffe and Szegedy 2015), as tutorials do.
-        conditional: whether images depend on labels: the latent is then joined by a learnt embedding of the class
-            (Mirza and Osindero 2014), as long as the latent and N(0, I) at the start, so that neither outweighs the
-            other.
+        spec: image format; any shape.
+        latent_dim: dimension of the latent z.
+        widths: widths of the hidden layers; empty for a linear generator.
+        negative_slope: slope of the leaky ReLU :math:`\phi`.
+        batch_norm: batch normalisation of hidden layers (Ioffe and Szegedy 2015), as in many tutorials.
+        conditional: whether to append a learnt embedding of the class to the latent (Mirza and Osindero 2014), of the
+            same dimension and initial distribution as the latent.
 
     Raises:
-        InputError: for a width or latent size below 1, or a conditional one of images without classes.
+        InputError: for a width or latent size below 1, or ``conditional`` without classes.
     """
 
     def __init__(
@@ -72,14 +71,14 @@ class MLPDiscriminator(FeatureDiscriminator):
     r"""Perceptron from an image to one score per image (Goodfellow et al. 2014).
 
     Args:
-        spec: images to judge; any shape.
+        spec: image format; any shape.
         widths: widths of the hidden layers.
-        negative_slope: of the leaky rectifier.
+        negative_slope: slope of the leaky ReLU.
         conditional: whether scores depend on labels, by projection of the last hidden layer (Miyato and Koyama 2018).
-        classifier: whether there is an auxiliary classifier on the last hidden layer, see :meth:`scores_and_logits`.
+        classifier: whether to add an auxiliary classifier on the last hidden layer, see :meth:`scores_and_logits`.
 
     Raises:
-        InputError: for a width below 1, or classes asked for where images have none.
+        InputError: for a width below 1, or images without classes if these are needed.
     """
 
     def __init__(

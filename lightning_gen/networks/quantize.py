@@ -1,4 +1,4 @@
-"""Quantizers: maps of real numbers become grids of codes, and gradients pass straight through."""
+"""Quantizers of feature maps, with straight-through gradients."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,16 +11,16 @@ from torch.nn import functional as F
 
 from lightning_gen.core import TrainingContext, check, check_above, check_at_least, check_positive
 
-EDGE = 2.0  # of what FSQ bounds: tanh is within 0.04 of its ends, far into the outermost rounding
+EDGE = 2.0  # |z| above which FSQ's loss applies; there tanh is within 0.04 of its limits
 
 
 class Quantized(NamedTuple):
     """Output of a quantizer for a feature map (B, D, h, w).
 
-    Args:
-        values: of the codes, (B, D, h, w); their gradient is taken for that of the map.
-        indices: the codes, int64 (B, h, w).
-        loss: what the map pays for its distance to them, nats (B,).
+    Fields:
+        values: code vectors (B, D, h, w), with straight-through gradients to the feature map.
+        indices: codes, int64 (B, h, w).
+        loss: commitment loss, nats (B,).
     """
 
     values: Tensor
@@ -29,9 +29,9 @@ class Quantized(NamedTuple):
 
 
 class Quantizer(nn.Module, ABC):
-    """Maps each place of a map to one of finitely many codes.
+    """Maps the vector at each position of a feature map to one of finitely many codes.
 
-    A subclass sets ``codes``, how many there are, and ``dim``, the numbers D that each place and code has.
+    A subclass sets ``codes``, the number of codes K, and ``dim``, the dimension D of the vectors.
     """
 
     codes: int
@@ -39,53 +39,53 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, z: Tensor) -> Quantized:
-        """Quantize a map (B, D, h, w)."""
+        """Quantize a feature map (B, D, h, w)."""
 
     @abstractmethod
     def lookup(self, indices: Tensor) -> Tensor:
-        """Return the values (B, D, h, w) of codes (B, h, w)."""
+        """Return the vectors (B, D, h, w) of codes (B, h, w)."""
 
     def learn(self, z: Tensor, indices: Tensor, context: TrainingContext) -> None:
-        """Adapt the codes to a training batch, in place and without gradients; nothing where none are learnt.
+        """Update the codebook from a training batch, in place and without gradients; does nothing by default.
 
         Args:
-            z: this rank's map (B, D, h, w), of which all ranks have equally many images.
-            indices: its codes.
-            context: where training stands.
+            z: this rank's feature map (B, D, h, w), with the same B on all ranks.
+            indices: its codes (B, h, w).
+            context: training progress, random numbers and ranks.
         """
 
 
 def perplexity(counts: Tensor) -> Tensor:
-    r"""Return how many codes are in use, weighing them by their shares: :math:`\exp(-\sum_k p_k \log p_k)`.
+    r"""Return the perplexity :math:`\exp(-\sum_k p_k \log p_k)`, the effective number of codes in use.
 
     Args:
-        counts: uses of each code (K,), in any unit.
+        counts: uses of each code (K,), up to a factor.
     """
     shares = counts / counts.sum()
     return torch.special.entr(shares).sum().exp()
 
 
 class VectorQuantizer(Quantizer):
-    r"""The nearest vector of a codebook (van den Oord et al. 2017).
+    r"""Vector quantization: the nearest vector of a codebook (van den Oord et al. 2017).
 
-    .. math:: k = \arg\min_j \|z - e_j\|^2, \qquad \text{loss} = \beta \sum_{\text{places}} \|z - e_k\|^2
+    .. math:: k = \arg\min_j \|z - e_j\|^2, \qquad \text{loss} = \beta \sum_{\text{positions}} \|z - e_k\|^2
 
-    The codebook follows the encoder without gradients (their appendix A.1): with the share n of places of a global
-    batch of b images that chose a code, and the sum s of their vectors over the number of places,
+    The codebook is an exponential moving average (appendix A.1 there). With the fraction n of positions in a global
+    batch of b images that are assigned to a code, and the sum s of their vectors divided by the number of positions,
 
     .. math:: N \leftarrow \gamma N + (1 - \gamma)\, n, \qquad N e \leftarrow \gamma N e + (1 - \gamma)\, s, \qquad
         \gamma = 2^{-b / h}
 
-    A code that ``revive_after`` images left unused is put where a random place of the batch is (Dhariwal et al. 2020),
-    with an even share 1/K. Before its first use a code counts as left unused, so the first batch places the codebook.
+    A code that was not used for ``revive_after`` images is replaced by a random vector of the batch (Dhariwal et al.
+    2020), with N = 1/K. This also initialises the codebook from the first batch, since all codes start as unused.
 
     Args:
-        codes: number K.
-        dim: numbers D of each.
-        commitment: :math:`\beta`; as the loss is added to nats of the image, :math:`1 / 2\beta` is the variance of the
-            Gaussian that it stands for.
-        half_life: h, images after which a batch counts half.
-        revive_after: images without a use after which a code is revived.
+        codes: number of codes K.
+        dim: dimension D of the vectors.
+        commitment: :math:`\beta`. Since the loss is added to nats, it corresponds to a Gaussian of variance
+            :math:`1 / (2\beta)`.
+        half_life: h, half-life of the moving average in images.
+        revive_after: images without use after which a code is replaced.
 
     Raises:
         InputError: for numbers out of range.
@@ -119,7 +119,7 @@ class VectorQuantizer(Quantizer):
 
     def forward(self, z: Tensor) -> Quantized:
         rows = z.detach().movedim(1, -1).flatten(0, -2)
-        distances = self.codebook.square().sum(1) - 2 * rows @ self.codebook.T  # but for the squares of rows
+        distances = self.codebook.square().sum(1) - 2 * rows @ self.codebook.T  # omitting the squared norms of rows
         indices = distances.argmin(1).view(len(z), *z.shape[2:])
         values = self.lookup(indices)
         loss = self.commitment * (z - values).square().flatten(1).sum(1)
@@ -132,7 +132,7 @@ class VectorQuantizer(Quantizer):
     def learn(self, z: Tensor, indices: Tensor, context: TrainingContext) -> None:
         rows = z.movedim(1, -1).flatten(0, -2)
         chosen = rows.new_zeros(len(rows), self.codes).scatter_(1, indices.reshape(-1, 1), 1.0)
-        # A product, not index_add_, whose order of sums on a GPU is another each time.
+        # A matrix product, since index_add_ is not deterministic on a GPU.
         statistics = context.ranks.mean(chosen.T @ torch.cat([rows, rows.new_ones(len(rows), 1)], 1) / len(rows))
         sums, uses = statistics[:, :-1], statistics[:, -1]
         images = len(z) * context.ranks.count
@@ -165,13 +165,12 @@ class FSQ(Quantizer):
     .. math:: d_i = \mathrm{round}\Big(\frac{L_i - 1}{2} (1 + \tanh z_i)\Big) \in 0 .. L_i - 1, \qquad
         \text{value}_i = \frac{2 d_i}{L_i - 1} - 1, \qquad k = \sum_i d_i \prod_{j < i} L_j
 
-    There is no codebook to learn or to lose. Values of an even L_i lie half a step off the middle in the paper; here
-    they are symmetric, too. Beyond :math:`|z_i| = 2` a map pays :math:`\beta (|z_i| - 2)^2`, which the paper does not
-    have: tanh is flat there, optimizers that normalise gradients drive on all the same, and the encoder ends where
-    every image has the same code.
+    There is no codebook that could collapse. Unlike in the paper, values are symmetric also for even L_i. The loss
+    :math:`\beta \sum (|z_i| - 2)_+^2` is not in the paper either: without it, optimizers that normalise gradients can
+    drive z far into the flat part of tanh, until all images have the same code.
 
     Args:
-        levels: :math:`L_i` of each coordinate, which are as many as places have numbers; the codes are their product.
+        levels: :math:`L_i` of each coordinate; D is their number, and K their product.
         commitment: :math:`\beta`.
 
     Raises:
@@ -199,7 +198,7 @@ class FSQ(Quantizer):
     def forward(self, z: Tensor) -> Quantized:
         bounded = torch.tanh(z)
         digits = ((1 + bounded.detach()) * self.tops / 2).round()
-        indices = (digits.to(torch.int64) * self.radices).sum(1).clamp(0, self.codes - 1)  # also where z is not finite
+        indices = (digits.to(torch.int64) * self.radices).sum(1).clamp(0, self.codes - 1)  # even if z is not finite
         values = 2 * digits / self.tops - 1
         loss = self.commitment * (z.abs() - EDGE).relu().square().flatten(1).sum(1)
         return Quantized(bounded + (values - bounded).detach(), indices, loss)

@@ -1,4 +1,4 @@
-"""R3GAN's pair of residual networks without normalisation."""
+"""R3GAN's residual generator and discriminator without normalisation (Huang et al. 2024)."""
 
 import math
 
@@ -11,12 +11,12 @@ from lightning_gen.networks.conditional import check_conditional, require_labels
 from lightning_gen.networks.dcgan import doublings
 from lightning_gen.networks.resampling import Resample, channels_of
 
-SLOPE = 0.2  # of every leaky rectifier
-GAIN = math.sqrt(2 / (1 + SLOPE**2))  # keeps the second moment of a rectified normal number
+SLOPE = 0.2  # of every leaky ReLU
+GAIN = math.sqrt(2 / (1 + SLOPE**2))  # preserves the second moment through the leaky ReLU
 
 
 def scaled(layer: nn.Module, gain: float = 1.0) -> nn.Module:
-    r"""Return ``layer`` with weights :math:`N(0, g^2 / \text{fan-in})` (He et al. 2015) and no bias, or zero biases."""
+    r"""Initialise weights with :math:`N(0, g^2 / \text{fan-in})` (He et al. 2015), biases with 0; return ``layer``."""
     fan_in = layer.weight[0].numel()
     nn.init.normal_(layer.weight, 0.0, gain / math.sqrt(fan_in)) if gain else nn.init.zeros_(layer.weight)
     if getattr(layer, "bias", None) is not None:
@@ -28,13 +28,13 @@ class R3Block(nn.Module):
     r"""Inverted bottleneck, :math:`x + W_3 \phi(W_2 * \phi(W_1 x + b_1) + b_2)` (Huang et al. 2024).
 
     W_1 and W_3 are 1x1 convolutions to and from ``expansion`` times the channels, W_2 is a 3x3 convolution in groups of
-    ``group_size`` channels. By Fix-up (Zhang et al. 2019) W_3 starts at zero, so that a new block is the identity, and
-    the other two start at He's scale times :math:`L^{-1 / (2m - 2)} = L^{-1/4}`, for m = 3 layers in each of L blocks.
+    ``group_size`` channels. The initialisation is Fixup (Zhang et al. 2019): W_3 is 0, so that a block is the identity,
+    and the other two have He's scale times :math:`L^{-1 / (2m - 2)} = L^{-1/4}`, for m = 3 layers in each of L blocks.
 
     Args:
-        channels: of x.
-        expansion: factor between the channels inside and outside.
-        group_size: channels of a group, which divide those inside.
+        channels: channels of x.
+        expansion: ratio of inner to outer channels.
+        group_size: channels per group; divides the inner channels.
         depth: L, residual blocks of the whole network.
     """
 
@@ -58,7 +58,7 @@ def blocks_of(
     """Return a sequence of ``blocks`` residual blocks for each number of channels.
 
     Raises:
-        InputError: naming the channels that ``group_size`` does not divide.
+        InputError: for channels that ``group_size`` does not divide.
     """
     for width in channels:
         if width * expansion % group_size:
@@ -71,36 +71,36 @@ def blocks_of(
 
 
 def change_channels(inputs: int, outputs: int) -> nn.Module:
-    """Return a 1x1 convolution, or the identity where nothing changes."""
+    """Return a 1x1 convolution, or the identity if the numbers of channels are equal."""
     return nn.Identity() if inputs == outputs else scaled(nn.Conv2d(inputs, outputs, 1, bias=False))
 
 
 class R3GANGenerator(nn.Module):
-    r"""Learned a x a basis times a linear map of the latent, then residual blocks at each side up to the image.
+    r"""R3GAN's generator: a learnt a x a basis modulated by the latent, then residual blocks at each resolution.
 
     .. math:: h_0 = B \odot (A z), \qquad h_i = \text{blocks}_i(\text{up}(C_i h_{i-1})), \qquad x = C h_k
 
-    with one a x a map B per channel, 1x1 convolutions C, and bilinear doublings (Huang, Gokaslan, Kuleshov and Tompkin
-    2024, "The GAN is dead; long live the GAN! A modern GAN baseline"). Nothing is normalised; blocks start as the
-    identity (:class:`R3Block`). Images are linear, without tanh, as in the paper, and may leave [-1, 1].
+    with one a x a map B per channel, 1x1 convolutions C, and bilinear upsampling (Huang, Gokaslan, Kuleshov and Tompkin
+    2024, "The GAN is dead; long live the GAN! A modern GAN baseline"). There is no normalisation; blocks are initially
+    the identity (:class:`R3Block`). Images are linear, without tanh, as in the paper, and may exceed [-1, 1].
 
-    A conditional generator appends an embedding of the class to the latent. The paper trains the pair with the
-    relativistic loss, R1, R2, and Adam without momentum.
+    A conditional generator appends an embedding of the class to the latent. The paper trains with the relativistic
+    loss, R1, R2, and Adam without momentum.
 
     Sizes for one CPU core: ``width=32, max_width=64, blocks=1, group_size=8`` at 8x8, and half that width at 28x28.
 
     Args:
-        spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128; any channels.
-        latent_dim: size of the latent.
-        width: channels at full size; they double with each halving of the side.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128; any channels.
+        latent_dim: latent dimension.
+        width: channels at full resolution, doubled at each halving.
         max_width: upper bound on the channels.
-        blocks: residual blocks per side, at k + 1 sides.
+        blocks: residual blocks per resolution, at k + 1 resolutions.
         expansion: factor between the channels inside and outside a block.
         group_size: channels in each group of the 3x3 convolutions.
         conditional: whether images depend on labels.
 
     Raises:
-        InputError: for an image shape or width that it cannot make, channels that ``group_size`` does not divide, or
+        InputError: for an unsupported image shape or width, channels that ``group_size`` does not divide, or
             ``conditional`` without classes.
     """
 
@@ -149,26 +149,26 @@ class R3GANGenerator(nn.Module):
 
 
 class R3GANDiscriminator(nn.Module):
-    r"""The generator's mirror: residual blocks at each side down to a x a, one filter per channel, then linear.
+    r"""R3GAN's discriminator: residual blocks at each resolution down to a x a, one filter per channel, a linear layer.
 
     .. math:: h_k = \text{blocks}_k(C x), \qquad h_{i-1} = \text{blocks}_{i-1}(C_i \, \text{down}(h_i)), \qquad
               D(x) = A \, \textstyle\sum_{hw} (B \odot h_0)_{hw}
 
-    (Huang et al. 2024.) Nothing is normalised, so that a score depends on its own image alone; blocks start as the
+    (Huang et al. 2024.) There is no normalisation, so a score depends on its own image only; blocks are initially the
     identity (:class:`R3Block`). A conditional score is the inner product of A's outputs with an embedding of the class.
 
     Args:
-        spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128; any channels.
-        width: channels at full size; they double with each halving of the side.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128; any channels.
+        width: channels at full resolution, doubled at each halving.
         max_width: upper bound on the channels.
-        blocks: residual blocks per side, at k + 1 sides.
+        blocks: residual blocks per resolution, at k + 1 resolutions.
         expansion: factor between the channels inside and outside a block.
         group_size: channels in each group of the 3x3 convolutions.
-        conditional: whether scores are those of an image and its class.
-        embedding_dim: size of the classes' embedding; unused unless conditional.
+        conditional: whether scores depend on labels.
+        embedding_dim: dimension of the class embedding, if conditional.
 
     Raises:
-        InputError: for an image shape or width that it cannot take, channels that ``group_size`` does not divide, or
+        InputError: for an unsupported image shape or width, channels that ``group_size`` does not divide, or
             ``conditional`` without classes.
     """
 
@@ -198,7 +198,7 @@ class R3GANDiscriminator(nn.Module):
         self.embedding = None
         if conditional:
             check_conditional(self, spec)
-            # Scores are as large as those of an unconditional critic.
+            # This scale gives scores of the same size as those of an unconditional critic.
             self.embedding = nn.Embedding(spec.num_classes, embedding_dim)
             nn.init.normal_(self.embedding.weight, 0.0, embedding_dim**-0.5)
         channels = channels_of(k, width, max_width)

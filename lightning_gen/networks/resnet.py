@@ -1,4 +1,4 @@
-"""Residual generator and discriminator of spectrally normalised GANs, for square images."""
+"""Residual generator and discriminator of SNGAN, for square images."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ PLAIN_BLOCKS = 2
 
 
 def check_widths(owner: object, width: int, max_width: int | None) -> int:
-    """Return the bound on the channels: ``width`` itself where ``max_width`` is None.
+    """Return the bound on the channels: ``max_width``, or ``width`` if that is None.
 
     Raises:
         InputError: for a width below 1, or a bound below the width.
@@ -33,7 +33,7 @@ def check_widths(owner: object, width: int, max_width: int | None) -> int:
 
 
 def glorot(layer: nn.Module, gain: float = 1.0) -> nn.Module:
-    """Return ``layer`` with weights as Glorot and Bengio (2010), uniform, times ``gain``, and biases 0."""
+    """Initialise weights uniformly (Glorot and Bengio 2010) with ``gain``, biases with 0; return ``layer``."""
     nn.init.xavier_uniform_(layer.weight, gain)
     if getattr(layer, "bias", None) is not None:
         nn.init.zeros_(layer.bias)
@@ -41,15 +41,15 @@ def glorot(layer: nn.Module, gain: float = 1.0) -> nn.Module:
 
 
 def normalised(layer: nn.Module) -> nn.Module:
-    """Return ``layer`` under spectral normalisation: its weight W becomes W / sigma(W) (Miyato et al. 2018).
+    """Return ``layer`` with spectral normalisation: its weight W becomes W / sigma(W) (Miyato et al. 2018).
 
-    Each pass in training mode makes one power iteration; its vectors are buffers.
+    Each pass in training mode takes one step of power iteration, whose vectors are buffers.
     """
     return parametrizations.spectral_norm(layer)
 
 
 class UpBlock(nn.Module):
-    """Residual block that doubles the side: two of norm, ReLU and 3x3 convolution, the first after upsampling."""
+    """Upsampling residual block: twice batch norm, ReLU and 3x3 convolution, with upsampling before the first one."""
 
     def __init__(self, inputs: int, outputs: int, num_classes: int):
         super().__init__()
@@ -64,26 +64,26 @@ class UpBlock(nn.Module):
         hidden = F.relu(self.norm1(x, *given), inplace=True)
         hidden = self.conv1(F.interpolate(hidden, scale_factor=2))
         hidden = self.conv2(F.relu(self.norm2(hidden, *given), inplace=True))
-        # A 1x1 convolution and nearest upsampling commute: in this order it has a quarter of the pixels.
+        # A 1x1 convolution and nearest upsampling commute; this order costs a quarter.
         return hidden + F.interpolate(self.shortcut(x), scale_factor=2)
 
 
 class ResNetGenerator(nn.Module):
-    r"""Latent -> linear map to a x a -> residual blocks that double the side -> batch norm, ReLU, convolution, tanh.
+    r"""SNGAN: latent -> linear layer to a x a -> upsampling residual blocks -> batch norm, ReLU, convolution, tanh.
 
-    The generator of SNGAN (Miyato et al. 2018), with k blocks for images of side a·2^k: at 32x32 the defaults are the
-    paper's network for CIFAR-10, and ``width=64, max_width=1024`` is its network for larger images. A conditional one
-    has a gain and a bias per class in the blocks' batch norms (Dumoulin et al. 2017), as in Miyato and Koyama (2018).
+    There are k blocks for images of size a·2^k (Miyato et al. 2018). At 32x32 the defaults are the paper's network for
+    CIFAR-10; ``width=64, max_width=1024`` is its network for larger images. If conditional, the blocks' batch norms
+    have a gain and a bias per class (Dumoulin et al. 2017), as in Miyato and Koyama (2018).
 
     Args:
-        spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128.
-        latent_dim: size of the latent.
-        width: channels of the largest maps.
-        max_width: channels double with each halving of the side, up to this bound; None for ``width`` everywhere.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128.
+        latent_dim: latent dimension.
+        width: channels at full resolution.
+        max_width: channels double at each halving, up to this bound; None for ``width`` everywhere.
         conditional: whether images depend on labels.
 
     Raises:
-        InputError: for an image shape or width that it cannot make, or a conditional one of images without classes.
+        InputError: for an unsupported image shape or width, or ``conditional`` without classes.
     """
 
     def __init__(
@@ -125,9 +125,9 @@ class ResNetGenerator(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """Residual block of two 3x3 convolutions, each after a ReLU, that may halve the side by average pooling at its end.
+    """Residual block of two 3x3 convolutions, each after a ReLU, optionally followed by average pooling.
 
-    The first block of a network sees images and has no ReLU before its first convolution ("optimised block").
+    The first block of a network has no ReLU before its first convolution ("optimised block").
     """
 
     def __init__(self, inputs: int, outputs: int, halve: bool, first: bool, spectral_norm: bool):
@@ -144,30 +144,30 @@ class DownBlock(nn.Module):
         hidden = self.conv1(x if self.first else F.relu(x))
         hidden = self.conv2(F.relu(hidden, inplace=True))
         if self.halve:
-            # A 1x1 convolution and average pooling commute: in this order it has a quarter of the pixels.
+            # A 1x1 convolution and average pooling commute; this order costs a quarter.
             hidden, x = F.avg_pool2d(hidden, 2), F.avg_pool2d(x, 2)
         return hidden + self.shortcut(x)
 
 
 class ResNetDiscriminator(FeatureDiscriminator):
-    r"""Residual blocks, ReLU, sum over the map, and one score :math:`w^\top \phi(x) + b` (SNGAN, Miyato et al. 2018).
+    r"""SNGAN: residual blocks, ReLU, sum over positions, and a score :math:`w^\top \phi(x) + b` (Miyato et al. 2018).
 
-    Depth follows from the size: blocks halve the side until it is at most 8, at least once, and two blocks that keep it
-    follow. At 32x32 these are the paper's four blocks for CIFAR-10; 8x8 has three blocks (to 4x4), 28x28 four (to 7x7),
-    64x64 five (to 8x8), 128x128 six. A conditional discriminator adds the projection :math:`v_y^\top \phi(x)` (Miyato
-    and Koyama 2018); ``classifier`` adds an auxiliary head (Odena et al. 2017). Heads are normalised like all the rest.
+    Blocks halve the resolution until it is at most 8, at least once, followed by two blocks that keep it. At 32x32
+    these are the paper's four blocks for CIFAR-10; 8x8 has three blocks (to 4x4), 28x28 four (to 7x7), 64x64 five (to
+    8x8), 128x128 six. A conditional discriminator adds the projection :math:`v_y^\top \phi(x)` (Miyato and Koyama
+    2018); ``classifier`` adds an auxiliary head (Odena et al. 2017). Heads are spectrally normalised, too.
 
     Args:
-        spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128.
         width: channels of the first block.
-        max_width: channels double with each halving of the side, up to this bound; None for ``width`` everywhere (the
-            paper has 128 for CIFAR-10; 64 up to 1024 for larger images).
+        max_width: channels double at each halving, up to this bound; None for ``width`` everywhere (in the paper, 128
+            for CIFAR-10; 64 up to 1024 for larger images).
         conditional: whether scores depend on labels.
-        classifier: whether there is an auxiliary classifier, see :meth:`scores_and_logits`.
-        spectral_norm: divide each weight by its largest singular value.
+        classifier: whether to add an auxiliary classifier, see :meth:`scores_and_logits`.
+        spectral_norm: whether weights are spectrally normalised.
 
     Raises:
-        InputError: for an image shape or width that it cannot take, or classes asked for where images have none.
+        InputError: for an unsupported image shape or width, or images without classes if these are needed.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Spectral norms of a network's weights, to be read while or after it trains."""
+"""Spectral norms of a network's weights, for diagnostics."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def largest_singular_value(matrix: Tensor) -> float:
-    """Return the largest singular value of a matrix, the root of its Gram matrix's largest eigenvalue, in float64."""
+    """Return the largest singular value of a matrix, from the eigenvalues of its Gram matrix in float64."""
     matrix = matrix.detach().double()
     if matrix.shape[0] > matrix.shape[1]:
         matrix = matrix.T
@@ -16,19 +16,18 @@ def largest_singular_value(matrix: Tensor) -> float:
 
 
 def applied_weight(module: nn.Module, name: str) -> Tensor:
-    """Return a module's weight as it is applied: layers that scale it have a method ``applied_weight``."""
+    """Return a module's effective weight: layers that scale theirs have a method ``applied_weight``."""
     scaled = getattr(module, "applied_weight", None)
     return scaled() if name == "weight" and callable(scaled) else getattr(module, name)
 
 
 def spectral_norms(network: nn.Module) -> dict[str, float]:
-    r"""Return the spectral norm :math:`\sigma(W) = \max_{\|h\| = 1} \|W h\|` of each weight that a network applies.
+    r"""Return the spectral norm :math:`\sigma(W) = \max_{\|h\| = 1} \|W h\|` of each effective weight of a network.
 
-    A weight of more than two dimensions counts as the matrix (outputs, all the rest), as in Miyato et al. (2018), so
-    for a convolution it is not the norm of the linear map. Vectors (biases, gains of norms) are left out, and what
-    is not called a weight, such as the constant map of StyleGAN2: nothing meets it. Weights under a spectral
-    normalisation are seen normalised, and reading them leaves their power iteration where it is; those of equalised
-    learning rate are seen scaled.
+    A weight of more than two dimensions is reshaped to a matrix (outputs, rest), as in Miyato et al. (2018); for a
+    convolution this is not the norm of the linear map. Vectors (biases, gains) and parameters not named ``weight``,
+    such as the constant of StyleGAN2, are excluded. Weights under spectral normalisation are taken normalised, without
+    a step of their power iteration; those of equalised learning rate are taken scaled.
 
     Args:
         network: any network, in any mode.
@@ -37,7 +36,7 @@ def spectral_norms(network: nn.Module) -> dict[str, float]:
         The norms by the weights' names, such as ``net.0.weight``.
     """
     modes = [(module, module.training) for module in network.modules()]
-    network.eval()  # in training mode, reading a normalised weight moves its power iteration
+    network.eval()  # in training mode, reading a normalised weight takes a step of its power iteration
     norms = {}
     try:
         with torch.no_grad():

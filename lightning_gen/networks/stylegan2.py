@@ -1,4 +1,4 @@
-"""A small StyleGAN2: styles modulate the generator's convolutions; the discriminator is residual."""
+"""A small StyleGAN2 (Karras et al. 2020)."""
 
 import math
 from typing import Protocol, runtime_checkable
@@ -12,30 +12,30 @@ from lightning_gen.networks.conditional import check_conditional, require_labels
 from lightning_gen.networks.dcgan import doublings
 from lightning_gen.networks.resampling import Resample, channels_of, filter_matrix
 
-SLOPE = 0.2  # of every leaky rectifier
-GAIN = math.sqrt(2)  # keeps the second moment of a rectified normal number
+SLOPE = 0.2  # of every leaky ReLU
+GAIN = math.sqrt(2)  # preserves the second moment through a ReLU (approximately through a leaky one)
 GROUP = 4  # images that share a minibatch standard deviation
 
 
 def pixel_norm(x: Tensor) -> Tensor:
-    r"""Return :math:`x / \sqrt{\tfrac1d \sum_i x_i^2 + 10^{-8}}`, rows (B, d) of mean square 1 (Karras et al. 2018)."""
+    r"""Return :math:`x / \sqrt{\tfrac1d \sum_i x_i^2 + 10^{-8}}` for rows (B, d) (Karras et al. 2018)."""
     return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
 
 
 class EqualisedLinear(nn.Module):
-    r"""Linear layer of equalised learning rate (Karras et al. 2018).
+    r"""Linear layer with equalised learning rate (Karras et al. 2018).
 
     .. math:: y = g \, (\lambda W x / \sqrt{d} + \lambda b)
 
-    W starts at :math:`N(0, 1 / \lambda^2)` whatever the number d of inputs: Adam's steps, all of one length, change
-    every layer by the same share, times :math:`\lambda`.
+    W is initialised with :math:`N(0, 1 / \lambda^2)` for any number of inputs d, so that Adam's steps, which do not
+    depend on the gradient's scale, change all layers at the same relative rate, times :math:`\lambda`.
 
     Args:
         inputs: d.
         outputs: number of outputs.
         rate: :math:`\lambda`, the multiplier of the learning rate.
-        gain: g. A leaky rectifier is positively homogeneous: its gain may stand before it.
-        bias: b at the start, times :math:`\lambda`.
+        gain: g. A leaky ReLU is positively homogeneous, so its gain can be applied before it.
+        bias: initial :math:`\lambda b`.
     """
 
     def __init__(self, inputs: int, outputs: int, rate: float = 1.0, gain: float = 1.0, bias: float = 0.0):
@@ -53,18 +53,18 @@ class EqualisedLinear(nn.Module):
 
 
 class EqualisedConv2d(nn.Module):
-    r"""Convolution of equalised learning rate, :math:`y = g \, (W * x / \sqrt{d} + b)` (Karras et al. 2018).
+    r"""Convolution with equalised learning rate, :math:`y = g \, (W * x / \sqrt{d} + b)` (Karras et al. 2018).
 
-    d is the fan-in; W starts at N(0, 1).
+    d is the fan-in; W is initialised with N(0, 1).
 
     Args:
         inputs: channels of x.
         outputs: channels of y.
-        kernel: side of the kernel.
+        kernel: kernel size.
         gain: g, see :class:`EqualisedLinear`.
-        bias: whether there is one; it starts at zero.
-        stride: of the convolution.
-        padding: zeros on each side.
+        bias: whether to add b, initially 0.
+        stride: stride of the convolution.
+        padding: zero padding.
     """
 
     def __init__(
@@ -92,16 +92,17 @@ class EqualisedConv2d(nn.Module):
 
 
 class Mapping(nn.Module):
-    r"""Mapping network from a latent and a class to a style: pixel norm, then leaky linear layers (Karras et al. 2019).
+    r"""Mapping network from latent and class to a style: pixel norm, then linear layers with leaky ReLU (Karras et al.
+    2019).
 
-    Its learning rate is a hundredth of the others'. The class enters as a linear map of its one-hot code, pixel-normed
-    and appended to the latent (Karras et al. 2020b, "Training generative adversarial networks with limited data").
+    Its learning rate is multiplied by 0.01. The class is embedded linearly, pixel-normed and appended to the latent
+    (Karras et al. 2020b, "Training generative adversarial networks with limited data").
 
     Args:
-        latent_dim: size of the latent; 0 for a map of classes alone.
-        num_classes: number of classes; 0 for a map of latents alone.
-        width: of the hidden layers and of the style.
-        layers: their number.
+        latent_dim: latent dimension; 0 for a map of classes only.
+        num_classes: number of classes; 0 for a map of latents only.
+        width: width of the hidden layers and of the style.
+        layers: number of layers.
     """
 
     RATE = 0.01
@@ -128,10 +129,10 @@ class Mapping(nn.Module):
 
 
 def modulated_conv2d(x: Tensor, weight: Tensor, style: Tensor, blur: Resample | None = None) -> tuple[Tensor, Tensor]:
-    r"""Convolve each image with its own, modulated weights; return the result before demodulation, and its factors.
+    r"""Convolve each image with modulated weights; return the result before demodulation, and the demodulation factors.
 
     The paper's :math:`w'_{oik} = s_i w_{oik}` and :math:`w''_{oik} = w'_{oik} / \sqrt{\sum_{i,k} w'^2_{oik} + 10^{-8}}`
-    need a weight per image. The same map with shared weights, which costs one plain convolution:
+    need one weight per image. The equivalent form with shared weights costs one ordinary convolution:
 
     .. math:: w'' * x = d \odot (w * (s \odot x)), \qquad
               d_o = \Big(\sum_i s_i^2 \sum_k w_{oik}^2 + 10^{-8}\Big)^{-1/2}
@@ -139,10 +140,10 @@ def modulated_conv2d(x: Tensor, weight: Tensor, style: Tensor, blur: Resample | 
     (Karras et al. 2020, "Analyzing and improving the image quality of StyleGAN").
 
     Args:
-        x: maps (B, I, H, W).
+        x: feature maps (B, I, H, W).
         weight: w (O, I, 3, 3).
         style: s (B, I).
-        blur: with it, the convolution is a transposed one of stride 2, then blurred: side 2H.
+        blur: if given, the convolution is a transposed one of stride 2, followed by this blur, with output size 2H.
 
     Returns:
         :math:`w * (s \odot x)` (B, O, H', W') and :math:`d` (B, O, 1, 1).
@@ -157,15 +158,15 @@ def modulated_conv2d(x: Tensor, weight: Tensor, style: Tensor, blur: Resample | 
 
 
 class StyledConv(nn.Module):
-    r"""Modulated 3x3 convolution, demodulated, plus noise and bias, leaky: :math:`\sqrt2 \phi(w'' * x + \beta n + b)`.
+    r"""Modulated 3x3 convolution with noise, bias and leaky ReLU: :math:`\sqrt2 \phi(w'' * x + \beta n + b)`.
 
     Args:
         inputs: channels of x.
         outputs: channels of the result.
-        style_dim: size of the style, of which an affine map makes s (1 at the start, on average).
-        side: side of the result.
-        up: whether it is twice that of x.
-        noise: whether there is noise n; its strength :math:`\beta` is learned and starts at zero.
+        style_dim: dimension of the style, of which s is an affine function (initially 1 on average).
+        side: height and width of the result.
+        up: whether to double the resolution.
+        noise: whether to add noise n, with learnt strength :math:`\beta`, initially 0.
     """
 
     def __init__(self, inputs: int, outputs: int, style_dim: int, side: int, up: bool, noise: bool):
@@ -175,7 +176,7 @@ class StyledConv(nn.Module):
         self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.strength = nn.Parameter(torch.zeros(())) if noise else None
-        # A transposed convolution stands on zeros between the pixels: gain 2 per axis, and nothing outside.
+        # Gain 2 per axis compensates for the zeros that a transposed convolution inserts between pixels.
         self.blur = Resample(filter_matrix(side + 1, side, -1, gain=2, extend=False)) if up else None
 
     def applied_weight(self) -> Tensor:
@@ -183,7 +184,7 @@ class StyledConv(nn.Module):
         return self.weight / math.sqrt(self.weight[0].numel())
 
     def forward(self, x: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
-        """Map maps (B, I, H, W), styles (B, style_dim) and noise (B, side * side) to maps (B, O, side, side)."""
+        """Map feature maps (B, I, H, W), styles (B, style_dim) and noise (B, side^2) to maps (B, O, side, side)."""
         y, factors = modulated_conv2d(x, self.applied_weight(), self.affine(style), self.blur)
         shift = GAIN * self.bias[:, None, None]
         if self.strength is not None:
@@ -192,7 +193,7 @@ class StyledConv(nn.Module):
 
 
 class ToImage(nn.Module):
-    """Modulated 1x1 convolution to image channels, not demodulated, plus a bias (Karras et al. 2020's tRGB)."""
+    """Modulated 1x1 convolution to image channels, without demodulation, plus a bias (tRGB in Karras et al. 2020)."""
 
     def __init__(self, inputs: int, channels: int, style_dim: int):
         super().__init__()
@@ -205,15 +206,15 @@ class ToImage(nn.Module):
         return self.weight / math.sqrt(self.weight.shape[1])
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        weight = self.applied_weight() * self.affine(style)[:, None]  # (B, C, I): small, so per image
+        weight = self.applied_weight() * self.affine(style)[:, None]  # (B, C, I): small enough for one weight per image
         return torch.matmul(weight, x.flatten(2)).unflatten(2, x.shape[2:]) + self.bias[:, None, None]
 
 
 @runtime_checkable
 class HasStyles(Protocol):
-    """A generator of styles: images are ``synthesise(styles(z, labels), noise)`` with ``z, noise = split(latent)``.
+    """A style-based generator: ``synthesise(styles(z, labels), noise)`` with ``z, noise = split(latent)``.
 
-    Styles are (B, L, W), one for each of L layers; with ``psi`` below 1 they are drawn towards their mean.
+    Styles are (B, L, W), one per layer; ``psi`` below 1 truncates them towards their mean.
     """
 
     def split(self, latent: Tensor) -> tuple[Tensor, Tensor]: ...
@@ -224,34 +225,32 @@ class HasStyles(Protocol):
 
 
 class StyleGAN2Generator(nn.Module):
-    r"""A constant map, doubled and convolved under styles, summed up as images (Karras et al. 2020, StyleGAN2).
+    r"""StyleGAN2's generator with skip connections to the image (Karras et al. 2020).
 
     .. math:: w = f(z / \|z\|), \qquad x = \sum_i \text{up}^{k-i} \, \text{toImage}_i(h_i, w), \qquad
               h_i = \sqrt2 \phi(w''(w) * h_{i-1} + \beta_i n_i + b_i)
 
-    All randomness comes through the latent: its first ``style_dim`` coordinates are z, the others are the noise maps n
-    of all layers (``noise_dim`` of them, 0 without noise), so that :meth:`forward` is a pure function. It is
-    ``synthesise(styles(z, labels), noise)``, the parts that a path-length penalty wants. Only the direction of z
-    counts: a sampler's temperature acts on the noise alone, and a StyleSampler's ``psi`` truncates styles.
+    The first ``style_dim`` coordinates of the latent are z, the others (``noise_dim``) the noise maps n of all layers,
+    so that :meth:`forward` is deterministic: it is ``synthesise(styles(z, labels), noise)``. z is normalised, so a
+    sampler's temperature affects the noise only; a StyleSampler's ``psi`` truncates styles.
 
-    Images are linear, without tanh, and may leave [-1, 1]. Learning rates are equalised (weights N(0, 1), scaled when
-    used; the mapping network's rate times 0.01), so that one rate serves all: the paper takes Adam with 2e-3 and betas
-    (0, 0.99). Styles are not mixed, as a mixed image is no function of one latent; whoever wants it concatenates rows
-    of two :meth:`styles`.
+    Images are linear, without tanh, and may exceed [-1, 1]. Learning rates are equalised (weights N(0, 1), scaled at
+    run time; the mapping network's rate times 0.01); the paper uses Adam with 2e-3 and betas (0, 0.99). There is no
+    style mixing, since a mixed image is not a function of one latent; concatenate rows of two :meth:`styles` for it.
 
     Sizes for one CPU core: ``width=32, max_width=64`` at 8x8, ``width=16, max_width=64`` at 28x28.
 
     Args:
-        spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128; any channels.
-        style_dim: size of z and of the styles.
-        mapping_layers: layers of the mapping network (the paper has 8).
-        width: channels at full size; they double with each halving of the side.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128; any channels.
+        style_dim: dimension of z and of the styles.
+        mapping_layers: layers of the mapping network (8 in the paper).
+        width: channels at full resolution, doubled at each halving.
         max_width: upper bound on the channels.
-        noise: whether layers add noise of learned strength.
-        conditional: whether the mapping network also sees the class.
+        noise: whether layers add noise of learnt strength.
+        conditional: whether the mapping network also depends on the class.
 
     Raises:
-        InputError: for an image shape or width that it cannot make, or ``conditional`` without classes.
+        InputError: for an unsupported image shape or width, or ``conditional`` without classes.
     """
 
     def __init__(
@@ -283,18 +282,18 @@ class StyleGAN2Generator(nn.Module):
         self.noise_sizes = [layer.side**2 if noise else 0 for layer in self.layers]
         self.noise_dim = sum(self.noise_sizes)
         self.latent_dim = style_dim + self.noise_dim
-        self.num_styles = len(self.layers) + 1  # each image but the last shares the style of the layer that follows
+        self.num_styles = len(self.layers) + 1  # tRGB layers share the style of the following convolution
 
     def split(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Cut latents (B, latent_dim) into z (B, style_dim) and noise (B, noise_dim)."""
+        """Split latents (B, latent_dim) into z (B, style_dim) and noise (B, noise_dim)."""
         return latent[:, : self.style_dim], latent[:, self.style_dim :]
 
     def styles(self, z: Tensor, labels: Tensor | None = None, psi: float = 1.0) -> Tensor:
         r"""Map z (B, style_dim) to styles (B, num_styles, style_dim), one row per layer, all equal.
 
         Args:
-            z: any scale; only its direction counts.
-            labels: (B,) where conditional.
+            z: (B, style_dim), of any scale: it is normalised.
+            labels: classes (B,), if conditional.
             psi: truncation towards the (class's) mean style, :math:`\bar w + \psi (w - \bar w)`; 1 for none.
 
         Raises:
@@ -308,10 +307,10 @@ class StyleGAN2Generator(nn.Module):
 
     @torch.no_grad()
     def mean_styles(self, n: int = 4096) -> Tensor:
-        """Return the mean style of n fixed z, (num_classes, style_dim) where conditional, else (1, style_dim).
+        """Return the mean style of n fixed z, (num_classes, style_dim) if conditional, else (1, style_dim).
 
-        Computed when asked for, in place of the moving average of the paper: it has no state that training could leave
-        behind the weights, and an averaged copy of the network has the mean that is its own.
+        It replaces the paper's moving average during training: computed on demand, it always matches the weights, also
+        those of an averaged copy of the network.
         """
         z = normal(n, self.style_dim, generator=torch.Generator().manual_seed(0)).to(self.constant)
         if not self.conditional:
@@ -324,7 +323,7 @@ class StyleGAN2Generator(nn.Module):
 
         Args:
             w: styles; rows may differ.
-            noise: standard normal; unused, hence optional, in a network without.
+            noise: standard normal; optional for a network without noise.
         """
         maps = noise.split(self.noise_sizes, 1) if self.noise_dim else [None] * len(self.layers)
         x = self.constant.expand(len(w), -1, -1, -1)
@@ -344,16 +343,17 @@ class StyleGAN2Generator(nn.Module):
 
 
 class ResidualDown(nn.Module):
-    r"""Residual block of the discriminator, half the side: :math:`(F(x) + S x) / \sqrt2` (Karras et al. 2020).
+    r"""Downsampling residual block of the discriminator, :math:`(F(x) + S x) / \sqrt2` (Karras et al. 2020).
 
-    F is two leaky 3x3 convolutions, the second one blurred and of stride 2; S is a blurred 1x1 convolution of stride 2.
+    F is two 3x3 convolutions with leaky ReLU, the second with blur and stride 2; S is a 1x1 convolution with blur and
+    stride 2.
     """
 
     def __init__(self, inputs: int, outputs: int, side: int):
         super().__init__()
         self.first = EqualisedConv2d(inputs, inputs, 3, padding=1)
         self.blur = Resample(filter_matrix(side, side + 1, -2))
-        # The gain sqrt(2) of the rectifier and the factor 1 / sqrt(2) of the sum cancel.
+        # The gain sqrt(2) of the leaky ReLU and the factor 1 / sqrt(2) of the sum cancel.
         self.second = EqualisedConv2d(inputs, outputs, 3, gain=1.0, stride=2)
         self.down = Resample.down(side)
         self.skip = EqualisedConv2d(inputs, outputs, 1, gain=math.sqrt(0.5), bias=False)
@@ -365,12 +365,12 @@ class ResidualDown(nn.Module):
 
 
 def minibatch_deviation(x: Tensor) -> Tensor:
-    r"""Return maps (B, 1, H, W) of one figure per group: its standard deviation, averaged over features and pixels.
+    r"""Return maps (B, 1, H, W) with the standard deviation within each group, averaged over channels and pixels.
 
     .. math:: \frac{1}{CHW} \sum_{chw} \sqrt{\operatorname{Var}_{b \in \text{group}}(x_{bchw}) + 10^{-8}}
 
     (Karras et al. 2018.) Image b belongs to group b mod M with M = ceil(B / 4), so that groups have four images, or
-    three and fewer where four does not divide B. The variance is the population's, over the images that are there.
+    fewer if four does not divide B. The variance is that of the population.
     """
     n = len(x)
     groups = math.ceil(n / GROUP)
@@ -385,26 +385,26 @@ def minibatch_deviation(x: Tensor) -> Tensor:
 
 
 class StyleGAN2Discriminator(nn.Module):
-    r"""Residual blocks down to a x a, minibatch standard deviation, a convolution and two linear layers.
+    r"""StyleGAN2's residual discriminator: blocks down to a x a, minibatch standard deviation, a convolution and two
+    linear layers (Karras et al. 2020).
 
-    Equalised learning rates as in :class:`StyleGAN2Generator`. A conditional score is the projection of features on a
-    mapping of the class, :math:`\langle \phi(x), f(y) \rangle / \sqrt d` (Karras et al. 2020 and 2020b).
+    Learning rates are equalised as in :class:`StyleGAN2Generator`. A conditional score is the projection of features on
+    a mapping of the class, :math:`\langle \phi(x), f(y) \rangle / \sqrt d` (Karras et al. 2020b).
 
-    With ``minibatch_std``, as in the paper, a score also depends on the (up to three) other images of its group. That
-    shows the critic a lack of variety, but then R1 and R2 are those of a group's summed scores rather than of each
-    image's, scores depend on how a batch is cut (so runs depend a little on the number of ranks) and those of one image
-    alone are off. Switch it off where a score must be its image's own: small batches, or comparisons of scores.
+    With ``minibatch_std``, as in the paper, a score also depends on the (up to three) other images of its group. This
+    helps to detect mode collapse, but R1 and R2 then penalise the summed scores of a group, and scores depend on how a
+    batch is split into groups and over ranks. Disable it for small batches, or if scores of images are compared.
 
     Args:
-        spec: square images of side a·2^k, a in 3..7, k >= 1, at most 128; any channels.
-        width: channels at full size; they double with each halving of the side.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128; any channels.
+        width: channels at full resolution, doubled at each halving.
         max_width: upper bound on the channels.
-        minibatch_std: whether the last maps get the standard deviation over each group of four images.
-        conditional: whether scores are those of an image and its class.
-        mapping_layers: layers of the classes' mapping network; unused unless conditional.
+        minibatch_std: whether to append the standard deviation within groups of four images to the last feature map.
+        conditional: whether scores depend on labels.
+        mapping_layers: layers of the mapping network of classes, if conditional.
 
     Raises:
-        InputError: for an image shape or width that it cannot take, or ``conditional`` without classes.
+        InputError: for an unsupported image shape or width, or ``conditional`` without classes.
     """
 
     def __init__(
@@ -434,7 +434,7 @@ class StyleGAN2Discriminator(nn.Module):
         self.mapping = Mapping(0, spec.num_classes, last, mapping_layers) if conditional else None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map unit images (B, C, H, W), and labels (B,) where conditional, to scores (B,)."""
+        """Map unit images (B, C, H, W), and labels (B,) if conditional, to scores (B,)."""
         if self.conditional:
             labels = require_labels(self, labels)
         x = self.blocks(F.leaky_relu(self.from_image(images), SLOPE, inplace=True))

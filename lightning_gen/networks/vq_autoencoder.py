@@ -1,4 +1,4 @@
-"""Encoders onto a grid of vectors, and decoders from one."""
+"""Convolutional encoders and decoders of VQ-VAEs."""
 
 from torch import Tensor, nn
 
@@ -7,7 +7,7 @@ from lightning_gen.networks.autoencoder import ResidualUnit
 
 
 def check_grid(owner: nn.Module, spec: ImageSpec, halvings: int, depth: int, dropout: float) -> None:
-    """Raise InputError for numbers out of range, or sides that cannot be halved so often."""
+    """Raise InputError for numbers out of range, or image sizes not divisible by 2^halvings."""
     check_at_least(owner, 0, halvings=halvings, depth=depth)
     check_within(owner, "[0, 1)", dropout=dropout)
     if spec.height % 2**halvings or spec.width % 2**halvings:
@@ -18,18 +18,18 @@ def check_grid(owner: nn.Module, spec: ImageSpec, halvings: int, depth: int, dro
 
 
 class GridEncoder(nn.Module):
-    """Stride-2 convolutions that halve the sides, then residual units on the grid (van den Oord et al. 2017).
+    """Stride-2 convolutions, then residual units at the final resolution (van den Oord et al. 2017).
 
     Args:
-        spec: images of any shape whose sides can be halved so often.
-        outputs: numbers for each place of the grid.
-        halvings: how often the sides are halved; 0 keeps a place for each pixel.
-        width: channels of all maps.
-        depth: residual units on the grid; 0 for plain convolutions.
-        dropout: share of the grid's last numbers that training leaves out.
+        spec: image format; height and width must be divisible by 2^halvings.
+        outputs: number of output channels.
+        halvings: number of stride-2 convolutions; 0 keeps the resolution.
+        width: channels of all feature maps.
+        depth: number of residual units; 0 for plain convolutions.
+        dropout: dropout probability before the last convolution.
 
     Raises:
-        InputError: for numbers out of range, or sides that cannot be halved so often.
+        InputError: for numbers out of range, or image sizes not divisible by 2^halvings.
     """
 
     def __init__(
@@ -57,19 +57,19 @@ class GridEncoder(nn.Module):
 
 
 class GridDecoder(nn.Module):
-    """Mirror of :class:`GridEncoder`: residual units on the grid, then transposed convolutions that double the sides.
+    """Mirror of :class:`GridEncoder`: residual units, then stride-2 transposed convolutions.
 
     Args:
-        spec: images of any shape whose sides can be halved so often.
-        inputs: numbers for each place of the grid.
-        out_channels: numbers for each place of the image.
-        halvings: how often the sides are doubled.
-        width: channels of all maps.
-        depth: residual units on the grid; 0 for plain convolutions.
-        dropout: share of the first map's numbers that training leaves out.
+        spec: image format; height and width must be divisible by 2^halvings.
+        inputs: number of input channels.
+        out_channels: number of output channels.
+        halvings: number of transposed convolutions.
+        width: channels of all feature maps.
+        depth: number of residual units; 0 for plain convolutions.
+        dropout: dropout probability after the first convolution.
 
     Raises:
-        InputError: for numbers out of range, or sides that cannot be halved so often.
+        InputError: for numbers out of range, or image sizes not divisible by 2^halvings.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Pure losses: tensors in, per-sample tensors out."""
+"""Losses, penalties and augmentations, independent of the models that use them."""
 
 from lightning_gen.objectives.adversarial import (
     AdversarialLoss,

@@ -1,4 +1,4 @@
-"""Adversarial losses: what the critic and the generator minimise, per sample."""
+"""Adversarial losses of critic and generator."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Judgement = tuple[Tensor, Tensor | None]
 
 
 def judge(critic: nn.Module, images: Tensor, labels: Tensor | None, classify: bool) -> Judgement:
-    """Return scores (B,) of unit images and, where asked for, class logits (B, K), both at least in float32."""
+    """Return scores (B,) of unit images and, if ``classify``, class logits (B, K), both at least in float32."""
     if not classify:
         return at_least_float32(critic(images, labels)), None
     scores, logits = critic.scores_and_logits(images, labels)
@@ -22,15 +22,15 @@ def judge(critic: nn.Module, images: Tensor, labels: Tensor | None, classify: bo
 
 
 class CriticTerms:
-    r"""What a critic D says of B real images x and B generated ones G(z), each computed when it is first asked for.
+    r"""Scores of a critic D for B real images x and B generated ones G(z), computed on first use.
 
     Args:
-        critic: the network, (unit images (B, C, H, W), labels) -> scores (B,).
+        critic: network (unit images (B, C, H, W), labels) -> scores (B,).
         real, fake: unit images (B, C, H, W).
         labels: classes (B,) of both, or None.
-        see: makes of images what the critic sees: augmented ones, the i-th real and the i-th generated one in the same
-            way; by default the images themselves.
-        classify: whether the critic's class logits are wanted, too.
+        see: augmentation of the critic's input, the same for the i-th real and the i-th generated image; by default the
+            identity.
+        classify: whether the critic also returns class logits.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class CriticTerms:
 
     @cached_property
     def real_images(self) -> Tensor:
-        """Real unit images (B, C, H, W) as the critic sees them."""
+        """Real unit images (B, C, H, W), augmented."""
         return self.see(self._images[0])
 
     @cached_property
     def fake_images(self) -> Tensor:
-        """Generated unit images (B, C, H, W) as the critic sees them."""
+        """Generated unit images (B, C, H, W), augmented."""
         return self.see(self._images[1])
 
     @cached_property
@@ -82,10 +82,10 @@ class CriticTerms:
 
 
 class GeneratorTerms(CriticTerms):
-    """The same for a step of the generator: no gradient passes through what the critic says of real images.
+    """The same for a generator step: scores of real images are computed without gradient.
 
     Args:
-        generator: the network, (latents (B, latent_dim), labels) -> unit images (B, C, H, W).
+        generator: network (latents (B, latent_dim), labels) -> unit images (B, C, H, W).
         latent: latents (B, latent_dim).
 
     Further arguments are those of :class:`CriticTerms`.
@@ -101,16 +101,16 @@ class GeneratorTerms(CriticTerms):
 
     @cached_property
     def real_judgement(self) -> Judgement:
-        _ = self.fake_judgement  # first, whatever a loss asks first: critics with spectral norms remember what they saw
+        _ = self.fake_judgement  # fixes the order of passes, on which the power iteration of spectral norm depends
         with torch.no_grad():
             return judge(self.critic, self.real_images, self.labels, self.classify)
 
 
 class AdversarialLoss(ABC):
-    """A pair of losses (B,) of what the critic says: ``terms.real`` of real images, ``terms.fake`` of generated ones.
+    """A pair of losses (B,) as functions of the critic's scores, ``terms.real`` and ``terms.fake``.
 
-    These scores are logits: the critic has no sigmoid at its end. A loss that asks for the scores of real images in the
-    generator's step costs another pass of the critic there.
+    Scores are logits: the critic has no final sigmoid. A generator loss that uses ``terms.real`` costs another pass of
+    the critic.
     """
 
     @abstractmethod
@@ -122,7 +122,7 @@ class AdversarialLoss(ABC):
         """Return the generator's loss (B,)."""
 
     def realness(self, terms: CriticTerms) -> Tensor:
-        """Return (B,), positive where the critic takes a real image for real; its signs steer :class:`ADA`.
+        """Return (B,), positive where the critic classifies a real image as real; its sign controls :class:`ADA`.
 
         By default the scores of the real images.
         """
@@ -147,8 +147,8 @@ class Minimax(AdversarialLoss):
 
     .. math:: L_D = \zeta(-D(x)) + \zeta(D(G(z))), \qquad L_G = -\zeta(D(G(z)))
 
-    The generator's gradient is :math:`-\sigma(D(G(z)))` times the score's: it vanishes ("saturates") where the critic
-    is sure that an image is generated, so the generator hardly learns while it is bad. For study, not for use.
+    The generator's gradient :math:`-\sigma(D(G(z)))\, \nabla D(G(z))` vanishes ("saturates") where the critic is
+    certain that an image is generated, so a poor generator hardly learns. For study, not for use.
     """
 
     def critic(self, terms: CriticTerms) -> Tensor:
@@ -164,7 +164,7 @@ class LeastSquares(AdversarialLoss):
     .. math::
         L_D = \tfrac12 (D(x) - 1)^2 + \tfrac12 D(G(z))^2, \qquad L_G = \tfrac12 (D(G(z)) - 1)^2
 
-    The critic is undecided at 1/2, from which :meth:`realness` counts.
+    The critic is undecided at 1/2, so :meth:`realness` is :math:`D(x) - 1/2`.
     """
 
     def critic(self, terms: CriticTerms) -> Tensor:
@@ -178,11 +178,11 @@ class LeastSquares(AdversarialLoss):
 
 
 class Wasserstein(AdversarialLoss):
-    r"""Wasserstein loss (Arjovsky et al. 2017), for a critic that something keeps Lipschitz, such as :class:`WGANGP`.
+    r"""Wasserstein loss (Arjovsky et al. 2017); the critic must be kept Lipschitz, for example by :class:`WGANGP`.
 
     .. math:: L_D = D(G(z)) - D(x), \qquad L_G = -D(G(z))
 
-    Only differences of scores mean anything, so :meth:`realness` is :math:`D(x) - D(G(z))`.
+    Only differences of scores are meaningful, so :meth:`realness` is :math:`D(x) - D(G(z))`.
     """
 
     def critic(self, terms: CriticTerms) -> Tensor:
@@ -231,8 +231,8 @@ class RelativisticAverage(AdversarialLoss):
         L_D &= \zeta(\bar D_f - D(x)) + \zeta(D(G(z)) - \bar D_r) \\
         L_G &= \zeta(D(x) - \bar D_f) + \zeta(\bar D_r - D(G(z)))
 
-    :math:`\bar D_r` and :math:`\bar D_f` are the mean scores of this rank's batch of real and generated images, through
-    which gradients flow: with several ranks a run is not the one on a single rank with the whole batch.
+    :math:`\bar D_r` and :math:`\bar D_f` are the mean scores of this rank's real and generated images, through which
+    gradients flow; results therefore depend on how a batch is split over ranks.
     """
 
     def critic(self, terms: CriticTerms) -> Tensor:
@@ -246,14 +246,14 @@ class RelativisticAverage(AdversarialLoss):
 
 
 class PixelComparison(AdversarialLoss):
-    r"""What beginners write for a GAN: compare pixels of a generated image with those of a real one.
+    r"""A common mistake: comparing a generated image with a real one pixel by pixel.
 
     .. math::
         L_D = \frac{1}{CHW} \sum_i (G(z)_i^2 - x_i^2)^2, \qquad L_G = \frac{1}{CHW} \sum_i (G(z)_i - x_i)^2
 
-    Here to show why it fails. The critic's loss contains no score, so it has no gradient in the critic, which never
-    learns; and as z and x are drawn independently, the generator's loss is least, whatever z, at the mean of the real
-    images, which is the one blurred image it ends up with. It says nothing about realness: :meth:`realness` is 0.
+    For study only. The critic's loss contains no score, so the critic is never trained; and since z and x are
+    independent, the generator's loss is minimised by the mean of the real images for every z: a single blurred image.
+    :meth:`realness` is 0.
     """
 
     def critic(self, terms: CriticTerms) -> Tensor:

@@ -1,4 +1,4 @@
-"""Random changes of what the critic sees, differentiable, so that it cannot learn small data sets by heart."""
+"""Differentiable augmentations of the critic's input, against overfitting on small data sets."""
 
 import math
 from abc import ABC, abstractmethod
@@ -22,26 +22,26 @@ from lightning_gen.core import (
 
 
 class CriticAugmentation(nn.Module, ABC):
-    """A random change T of all images, real and generated, before the critic scores them.
+    """A random transformation T of all images, real and generated, before the critic scores them.
 
-    The generator learns through T, so T is differentiable in the images (once is enough: gradient penalties are taken
-    with respect to T(x)). All state is in buffers, which are only ever changed in place.
+    T must be differentiable in the images, since the generator's gradient passes through it (once suffices: gradient
+    penalties are taken with respect to T(x)). All state is in buffers, which are only modified in place.
     """
 
     @abstractmethod
     def forward(self, images: Tensor, draws: Draws) -> Tensor:
-        """Return changed unit images (B, C, H, W), of the same shape and type.
+        """Return transformed unit images (B, C, H, W), of the same shape and dtype.
 
-        All chance comes from ``draws``, in an order that does not depend on the images: equal draws give image i of two
-        batches the same change.
+        All random numbers come from ``draws``, in an order that does not depend on the images: with equal draws, image
+        i of two batches is transformed in the same way.
         """
 
     def observe(self, realness: Tensor, ranks: Ranks) -> dict[str, Tensor]:
-        """Take note of a critic step, called once after each, and return figures for logs.
+        """Update the state after a critic step, and return figures to log.
 
         Args:
             realness: :meth:`AdversarialLoss.realness` (B,) of this rank, detached.
-            ranks: this process among the others.
+            ranks: the distributed processes.
         """
         return {}
 
@@ -52,7 +52,7 @@ class CriticAugmentation(nn.Module, ABC):
 def augmenter(
     augmentation: CriticAugmentation | None, context: TrainingContext, purpose: str
 ) -> Callable[[Tensor], Tensor]:
-    """Return an augmentation of images (B, C, H, W), the same for the i-th image of every batch."""
+    """Return an augmentation of images (B, C, H, W) with fixed random numbers: the same for image i of every batch."""
     if augmentation is None:
         return lambda images: images
     return lambda images: augmentation(images, context.draws(purpose, len(images)))
@@ -73,28 +73,28 @@ def check_names(owner: object, argument: str, names: Sequence[str], known: Seque
 
 
 class DiffAugment(CriticAugmentation):
-    r"""Differentiable augmentation, always at full strength (Zhao et al. 2020).
+    r"""Differentiable augmentation, applied to every image (DiffAugment, Zhao et al. 2020).
 
-    With u, u' uniform on [0, 1) for each image, in the order of ``policy``:
+    In the order of ``policy``, with independent u uniform on [0, 1) per image and operation:
 
-    - ``colour``: brightness :math:`x + b (2u - 1)`; then saturation, the difference from the mean over channels times
-      :math:`1 + s (2u - 1)` (nothing on grey images); then contrast, the difference from the image's mean times
-      :math:`1 + c (2u - 1)`.
-    - ``translation``: by whole pixels, uniform on :math:`\{-r, ..., r\}` along each side, where r is the rounded share
-      of the side; what is uncovered is filled.
-    - ``cutout``: a rectangle with the given share of both sides, centred anywhere in the image, is filled.
+    - ``colour``: brightness, :math:`x + b (2u - 1)`; then saturation, which scales the difference from the mean over
+      channels by :math:`1 + s (2u - 1)` (no effect on grey images); then contrast, which scales the difference from the
+      image's mean by :math:`1 + c (2u - 1)`.
+    - ``translation``: by whole pixels, uniform on :math:`\{-r, ..., r\}` along height and width, where r is the rounded
+      fraction of the height or width; uncovered pixels are filled.
+    - ``cutout``: a rectangle with the given fraction of height and width, centred anywhere in the image, is filled.
 
     Values are not clamped to [-1, 1].
 
     Args:
         policy: which of ``colour``, ``translation``, ``cutout``.
-        brightness: b, in unit values.
-        saturation: s, 0 to 1.
-        contrast: c, 0 to 1.
-        translation: longest move as a share of the side, above 0 and below 1.
-        cutout: side of the rectangle as a share of the image's, above 0 and below 1.
-        fill: unit value of what translation uncovers and cutout covers. 0, as in the authors' code, is mid-grey; -1
-            is the background of digits, which then lose nothing but ink.
+        brightness: b, in units of unit images.
+        saturation: s, in [0, 1].
+        contrast: c, in [0, 1].
+        translation: largest shift as a fraction of height and width, above 0 and below 1.
+        cutout: size of the rectangle as a fraction of height and width, above 0 and below 1.
+        fill: unit value of filled pixels. 0, as in the authors' code, is mid-grey; -1 is the background of images of
+            digits.
 
     Raises:
         InputError: for an unknown name or a number outside its range.
@@ -125,7 +125,7 @@ class DiffAugment(CriticAugmentation):
         self.fill = fill
 
     def check(self, spec: ImageSpec) -> None:
-        """Raise InputError where a move or rectangle would be below one pixel on images of ``spec``."""
+        """Raise InputError if a shift or rectangle would be smaller than one pixel on images of ``spec``."""
         for name in {"translation", "cutout"}.intersection(self.policy):
             if not any(pixels(getattr(self, name), side) for side in (spec.height, spec.width)):
                 raise InputError(
@@ -177,7 +177,7 @@ class DiffAugment(CriticAugmentation):
 
 
 def pixels(share: float, side: int) -> int:
-    """Return the nearest whole number of pixels to a share of a side, halves upwards."""
+    """Return a fraction of a height or width in whole pixels, rounding halves up."""
     return int(share * side + 0.5)
 
 
@@ -186,44 +186,43 @@ COLOUR = ("brightness", "contrast", "luma_flip", "hue", "saturation")
 
 
 class ADA(CriticAugmentation):
-    r"""Adaptive discriminator augmentation: as much of it as keeps the critic from overfitting (Karras et al. 2020).
+    r"""Adaptive discriminator augmentation (ADA): its strength follows the critic's overfitting (Karras et al. 2020).
 
     Each operation is applied to each image independently with probability p, in this order (u uniform on [-1, 1), n
     standard normal):
 
-    - ``flip`` left to right, or not; ``rotate90``: by a random multiple of 90 degrees; ``translate``: by whole
-      pixels, :math:`u / 8` of the sides;
-    - ``scale`` by :math:`2^{0.2 n}`; ``rotate`` by :math:`\pi u`, before and after stretching, each with
-      probability :math:`1 - \sqrt{1 - p}`; ``stretch``: width times and height divided by :math:`2^{0.2 n}`;
-      ``shift`` by :math:`n / 8` of the sides;
-    - ``brightness`` :math:`x + 0.2 n`; ``contrast`` :math:`2^{0.5 n} x`; ``luma_flip``: mirror the mean of the
-      channels at 0, or not; ``hue``: turn colours by :math:`\pi u` about the grey axis; ``saturation``: the
-      difference from grey times :math:`2^n`. The last two change nothing on grey images.
+    - ``flip``: horizontally with probability 1/2; ``rotate90``: by a random multiple of 90 degrees; ``translate``: by
+      :math:`u / 8` of width and height, in whole pixels;
+    - ``scale``: by :math:`2^{0.2 n}`; ``rotate``: by :math:`\pi u`, before and after ``stretch``, each with
+      probability :math:`1 - \sqrt{1 - p}`; ``stretch``: the width by :math:`2^{0.2 n}`, the height by its inverse;
+      ``shift``: by :math:`n / 8` of width and height;
+    - ``brightness``: :math:`x + 0.2 n`; ``contrast``: :math:`2^{0.5 n} x`; ``luma_flip``: negate the mean of the
+      channels with probability 1/2; ``hue``: rotate colours by :math:`\pi u` about the grey axis; ``saturation``: scale
+      the difference from grey by :math:`2^n`. The last two have no effect on grey images.
 
-    These are the paper's "bgc" set, of which ``operations`` may name fewer: digits do not survive flips and turns, and
-    augmentations that the generator could imitate "leak" into samples when p nears 1.
+    These are the paper's "bgc" set, of which ``operations`` is a subset: flips and rotations are unsuitable for digits,
+    and augmentations that the generator can imitate "leak" into samples as p approaches 1.
 
-    p starts at ``initial``, and after every ``interval`` critic steps that saw b real images it moves by
+    p starts at ``initial``, and after every ``interval`` critic steps, with b real images in total, is updated by
 
     .. math:: p \leftarrow \mathrm{clip}(p + \mathrm{sign}(r_t - \mathrm{target}) \, b / \mathrm{adjust\_images}),
         \qquad r_t = \overline{\mathrm{sign}(\mathrm{realness})}
 
-    with the mean over those steps and all ranks. :math:`r_t` is near 0 for a critic that cannot tell, 1 for one that
-    knows every real image.
+    with the mean over those steps and all ranks. :math:`r_t` is near 0 for a critic that cannot distinguish the images,
+    and 1 for one that recognises every real image.
 
-    All geometric operations of an image are one affine map, applied by one bilinear sampling with reflection at the
-    image's edges. The paper's pipe filters with wavelets around it, which suppresses aliasing when images shrink, and
-    blurs less: on small images expect somewhat softer results than the paper's. Images that no operation falls on stay
-    as they are bit for bit; with p = 0, all. On CUDA torch sums the gradient of the sampling in no fixed order, so runs
-    with geometric operations repeat there up to rounding only.
+    All geometric operations of an image are composed to one affine map, applied by bilinear interpolation with
+    reflection at the borders. The paper adds wavelet filters, which reduce both aliasing and blur; on small images,
+    results are somewhat softer here. Images that are not transformed are returned bit for bit. On CUDA the gradient of
+    grid_sample is not deterministic, so runs with geometric operations are reproducible only up to rounding.
 
     Args:
-        target: r_t aimed at; None keeps p at ``initial``.
-        adjust_images: real images over which p can move from 0 to 1 (the paper: 500,000; small data need fewer).
-        interval: critic steps between moves.
-        initial: p at the start.
-        maximum: highest p; leaks become likely above 0.8.
-        operations: names of the operations in use; their order does not matter.
+        target: target of r_t; None keeps p at ``initial``.
+        adjust_images: real images over which p can change from 0 to 1 (the paper: 500,000; small data need fewer).
+        interval: critic steps between updates of p.
+        initial: initial p.
+        maximum: largest p; leaks become likely above 0.8.
+        operations: names of the operations in use, in any order.
 
     Raises:
         InputError: for an unknown operation or a number outside its range.
@@ -250,12 +249,12 @@ class ADA(CriticAugmentation):
         self.initial = initial
         self.maximum = maximum
         self.register_buffer("p", torch.tensor(float(initial)))
-        self.register_buffer("signs", torch.tensor(0.0))  # sum over the steps since the last move
+        self.register_buffer("signs", torch.tensor(0.0))  # sum over the steps since the last update
         self.register_buffer("steps", torch.tensor(0))
         self.register_buffer("images", torch.tensor(0))
 
     def check(self, spec: ImageSpec) -> None:
-        """Raise InputError for images that are neither grey nor RGB, where a colour operation is in use."""
+        """Raise InputError for colour operations on images that are neither grey nor RGB."""
         colour = [name for name in self.operations if name in COLOUR]
         if colour and spec.channels not in (1, 3):
             raise InputError(
@@ -267,14 +266,14 @@ class ADA(CriticAugmentation):
     def observe(self, realness: Tensor, ranks: Ranks) -> dict[str, Tensor]:
         if self.target is not None:
             self.move(realness, ranks)
-        return {"augmentation_strength": self.p.clone()}  # the buffer itself goes on changing
+        return {"augmentation_strength": self.p.clone()}  # the buffer is modified in place
 
     def move(self, realness: Tensor, ranks: Ranks) -> None:
-        """Move p, where it is time."""
+        """Accumulate the signs of realness, and update p if an interval is over."""
         self.signs += ranks.mean(realness.float().sign().mean())
         self.steps += 1
         self.images += len(realness) * ranks.count
-        # Decided on the device: asking whether it is time would make the host wait at every step.
+        # On the device, without a branch: reading ``due`` would synchronise the host at every step.
         due = self.steps == self.interval
         move = (self.signs / self.steps - self.target).sign() * self.images / self.adjust_images
         self.p.copy_(torch.where(due, (self.p + move).clamp(0, self.maximum), self.p))
@@ -283,7 +282,7 @@ class ADA(CriticAugmentation):
 
     def forward(self, images: Tensor, draws: Draws) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):
-            # All numbers at once, whichever operations are in use: two copies to the device instead of twenty.
+            # All numbers at once, used or not: two copies to the device instead of twenty.
             uniform, normal = iter(draws.uniform(21).unbind(1)), iter(draws.normal(7).unbind(1))
             changed = at_least_float32(images)
             changed = self.change_geometry(changed, uniform, normal)
@@ -291,7 +290,7 @@ class ADA(CriticAugmentation):
         return changed.to(images.dtype)
 
     def choose(self, name: str, chance: Tensor, value: Tensor, neutral: float, p: Tensor | None = None) -> Tensor:
-        """Return (B,): ``value`` where a uniform ``chance`` falls below p and the operation is in use, else neutral."""
+        """Return ``value`` (B,) where a uniform ``chance`` is below p and the operation is in use, else ``neutral``."""
         if name not in self.operations:
             return torch.full_like(value, neutral)
         return torch.where(chance < (self.p if p is None else p), value, neutral)
@@ -313,7 +312,7 @@ class ADA(CriticAugmentation):
         further_down = choose("shift", chance, next(normal) * (height / 8), 0)
         if set(GEOMETRY).isdisjoint(self.operations):
             return images
-        # Each factor undoes its operation: the inverse of a product has its factors in the order of application.
+        # Each factor is the inverse of its operation, in the order of application.
         inverse = (
             scaling(mirror, torch.ones_like(mirror))
             @ rotation(-math.pi / 2 * quarters)
@@ -339,8 +338,8 @@ class ADA(CriticAugmentation):
         scale = (contrast * mirror).to(dtype).view(-1, 1, 1, 1)
         offset = (contrast * mirror * brightness).to(dtype).view(-1, 1, 1, 1)
         if images.shape[1] == 1:
-            return scale * images + offset  # 1 * x + 0 is x bit for bit
-        # Each operation scales and shifts grey, and scales or turns the rest, so the order of the last four is free.
+            return scale * images + offset  # exact for scale 1 and offset 0
+        # Each operation scales and shifts grey, and scales or rotates the rest, so the last four commute.
         grey = images.mean(1, keepdim=True)
         rest = images - grey
         across = (rest.roll(1, 1) - rest.roll(-1, 1)) / math.sqrt(3)  # cross product with the unit vector of grey
@@ -380,11 +379,11 @@ def translation(right: Tensor, down: Tensor) -> Tensor:
 
 
 def warp(images: Tensor, inverse: Tensor) -> Tensor:
-    """Return images (B, C, H, W) whose place x shows what the given images have at ``inverse`` x, interpolated.
+    """Return images (B, C, H, W) whose pixel x is the bilinear interpolation of the input at ``inverse`` x.
 
     Args:
-        images: the images, continued by reflection at their edges.
-        inverse: affine maps (B, 3, 3) of (right, down, 1) in pixels from the centre.
+        images: images (B, C, H, W), extended by reflection at their borders.
+        inverse: affine maps (B, 3, 3) of homogeneous coordinates (right, down, 1) in pixels from the centre.
     """
     height, width = images.shape[2:]
     inverse = in_half_sides(inverse, height, width).to(images.dtype)
@@ -393,6 +392,6 @@ def warp(images: Tensor, inverse: Tensor) -> Tensor:
 
 
 def in_half_sides(maps: Tensor, height: int, width: int) -> Tensor:
-    """Return maps (B, 3, 3) of pixels from the centre as maps of half sides from the centre: torch's coordinates."""
+    """Convert maps (B, 3, 3) from pixel coordinates about the centre to torch's coordinates in [-1, 1]."""
     a, b, right, c, d, down, *last = maps.flatten(1).unbind(1)
     return matrices(a, b * (height / width), right * (2 / width), c * (width / height), d, down * (2 / height), *last)

@@ -1,4 +1,4 @@
-"""The class term of a critic that also classifies."""
+"""The classification losses of AC-GAN."""
 
 import torch
 from torch import Tensor, nn
@@ -9,19 +9,19 @@ from lightning_gen.objectives.adversarial import CriticTerms, GeneratorTerms
 
 
 class AuxiliaryClassifier:
-    r"""Class terms of AC-GAN (Odena et al. 2017): critic and generator both want images classified as what they are.
+    r"""Classification losses of critic and generator (AC-GAN, Odena et al. 2017).
 
     .. math::
         L_D = w \, H(y, C(x)) + w_f \, H(y, C(G(z, y))), \qquad L_G = w_g \, H(y, C(G(z, y)))
 
-    with the cross-entropy :math:`H(y, C) = -\log \mathrm{softmax}(C)_y` in nats. They are added to the adversarial
-    losses. The paper has all three weights 1. A classifier trained on samples of a bad generator learns wrong classes;
-    w_f = 0 trains it on real images alone. Large :math:`w_g` costs diversity: what is easily classified pays.
+    with the cross-entropy :math:`H(y, C) = -\log \mathrm{softmax}(C)_y` in nats, added to the adversarial losses. In
+    the paper all three weights are 1. With w_f = 0 the classifier is trained on real images only, so that poor samples
+    do not mislead it. A large :math:`w_g` reduces diversity, since it favours images that are easy to classify.
 
     Args:
-        weight: w, of real images in the critic's loss, at least 0.
-        generator_weight: :math:`w_g`, of generated images in the generator's loss, at least 0.
-        fake_weight: :math:`w_f`, of generated images in the critic's loss, at least 0.
+        weight: w, weight of real images in the critic's loss, at least 0.
+        generator_weight: :math:`w_g`, weight of generated images in the generator's loss, at least 0.
+        fake_weight: :math:`w_f`, weight of generated images in the critic's loss, at least 0.
 
     Raises:
         InputError: for a weight below 0.
@@ -34,7 +34,7 @@ class AuxiliaryClassifier:
         self.fake_weight = fake_weight
 
     def check(self, spec: ImageSpec, critic: nn.Module, conditional: bool) -> None:
-        """Raise InputError for images without classes, a critic that does not classify them, or samples without any."""
+        """Raise InputError for unlabelled images, a critic without classifier, or an unconditional generator."""
         name = type(critic).__name__
         if not spec.num_classes:
             raise InputError("AuxiliaryClassifier needs labelled images, and these have no classes")

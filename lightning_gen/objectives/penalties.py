@@ -1,4 +1,4 @@
-"""Penalties on the critic and on the generator: lazy, scaled, and gradients always in float32."""
+"""Regularisation terms of critic and generator."""
 
 import copy
 import math
@@ -26,10 +26,10 @@ from lightning_gen.objectives.augmentation import CriticAugmentation, DiffAugmen
 
 
 class LazyPenalty(nn.Module, ABC):
-    r"""A term of a loss that is due on every k-th step and then multiplied by k.
+    r"""A term of a loss that is added on every k-th step, multiplied by k.
 
-    So its expected weight does not depend on k ("lazy regularisation", Karras et al. 2020). What a penalty remembers
-    is in buffers, which are only ever changed in place.
+    So its mean weight does not depend on k ("lazy regularisation", Karras et al. 2020). Gradients of penalties are
+    computed in float32. All state is in buffers, which are only modified in place.
 
     Args:
         weight: factor of the penalty, at least 0.
@@ -40,7 +40,7 @@ class LazyPenalty(nn.Module, ABC):
     """
 
     differentiates_twice = False
-    """Whether it contains a gradient of the network, which the optimizer's step then differentiates once more."""
+    """Whether it contains a gradient of the network, so that training needs a double backward pass."""
 
     def __init__(self, weight: float = 1.0, every: int = 1):
         super().__init__()
@@ -50,7 +50,7 @@ class LazyPenalty(nn.Module, ABC):
         self.every = every
 
     def is_due(self, step: int) -> bool:
-        """Whether the step of this number (from 0) of the penalised network carries the penalty."""
+        """Whether the penalty is added at this step (counted from 0) of the penalised network."""
         return step % self.every == 0
 
     def forward(self, terms: CriticTerms, context: TrainingContext) -> Tensor:
@@ -59,11 +59,11 @@ class LazyPenalty(nn.Module, ABC):
 
     @abstractmethod
     def value(self, terms: CriticTerms, context: TrainingContext) -> Tensor:
-        """Return the unweighted penalty, per sample (B,) or, where it is not about samples, a scalar ().
+        """Return the unweighted penalty, per sample (B,) or, if it does not depend on samples, a scalar ().
 
         Args:
-            terms: of this step, see :class:`CriticTerms`.
-            context: where training stands; it has random numbers, and means over ranks.
+            terms: terms of this step, see :class:`CriticTerms`.
+            context: training progress, random numbers and ranks.
         """
 
     def draws(self, context: TrainingContext, n: int) -> Draws:
@@ -71,14 +71,14 @@ class LazyPenalty(nn.Module, ABC):
         return context.draws(f"penalties/{type(self).__name__}", n)
 
     def check(self, network: nn.Module, spec: ImageSpec) -> None:
-        """Raise InputError if this cannot work with that network on these images."""
+        """Raise InputError if the penalty cannot be applied to this network and these images."""
 
 
 class Penalty(LazyPenalty):
     """A term of the critic's loss.
 
-    Gradient penalties take the gradient of the sum of the scores with respect to each image, which is each image's own
-    only where a score depends on its own image alone. Batch norm in the critic breaks that; it is not refused.
+    Gradient penalties differentiate the sum of the scores with respect to each image, which assumes that a score
+    depends on its own image only. Batch norm in the critic violates this, but is not refused.
     """
 
 
@@ -90,9 +90,9 @@ class Penalties(nn.ModuleList):
     """The penalties of one network.
 
     Args:
-        penalties: of which copies are taken: some keep running means, which belong to one model alone.
-        named: penalties of the same model whose names are taken. A name is the class in small letters, from the second
-            of a class on with a number.
+        penalties: the penalties; copied, since some have state, which models must not share.
+        named: penalties of the same model whose names are already in use. A name is the class name in lower case, with
+            a number from the second of a class on.
     """
 
     def __init__(self, penalties: Sequence[LazyPenalty] = (), named: Sequence[LazyPenalty] = ()):
@@ -103,7 +103,7 @@ class Penalties(nn.ModuleList):
         self.names = names[len(named) :]
 
     def due(self, terms: CriticTerms, context: TrainingContext, step: int) -> dict[str, Tensor]:
-        """Return the terms of the loss that are due at the step of this number, scalars by name."""
+        """Return the terms of the loss that are due at this step (counted from 0): scalars by name."""
         pairs = zip(self.names, self, strict=True)
         return {name: penalty(terms, context).mean() for name, penalty in pairs if penalty.is_due(step)}
 
@@ -113,15 +113,15 @@ class Penalties(nn.ModuleList):
         return any(penalty.differentiates_twice for penalty in self)
 
     def check(self, network: nn.Module, spec: ImageSpec) -> None:
-        """Raise InputError if one of them cannot work with that network on these images."""
+        """Raise InputError if one of them cannot be applied to this network and these images."""
         for penalty in self:
             penalty.check(network, spec)
 
 
 def image_gradient(critic: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
-    r"""Return :math:`\nabla_x D(x)` of each image, flat (B, C·H·W), differentiable, in float32 whatever the autocast.
+    r"""Return :math:`\nabla_x D(x)` of each image, (B, C·H·W), differentiable, at least in float32 despite autocast.
 
-    In bfloat16 the double backward would be several per cent off. float64 stays float64.
+    In bfloat16 the error of the double backward pass would be several per cent.
     """
     with torch.autocast(images.device.type, enabled=False), torch.enable_grad():
         images = at_least_float32(images.detach()).requires_grad_()
@@ -135,9 +135,9 @@ def norm(rows: Tensor) -> Tensor:
 
 
 def check_double_backward(critic: nn.Module, images: Tensor, labels: Tensor | None) -> None:
-    """Try a gradient penalty and its gradient on a copy of the critic in evaluation mode.
+    """Run a gradient penalty and its gradient on a copy of the critic in evaluation mode.
 
-    The critic itself and the global randomness stay untouched.
+    The critic and the global random state are not changed.
 
     Args:
         critic: (unit images (B, C, H, W), labels) -> scores (B,).
@@ -145,17 +145,17 @@ def check_double_backward(critic: nn.Module, images: Tensor, labels: Tensor | No
         labels: their classes (B,), or None.
 
     Raises:
-        InputError: naming the critic's class, where its operations cannot be differentiated twice.
+        InputError: for a critic that cannot be differentiated twice; the message names its class.
     """
     trial = copy.deepcopy(critic).eval()
     devices = [images.device] if images.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.autocast(images.device.type, enabled=False), torch.enable_grad():
         images = at_least_float32(images.detach()).requires_grad_()
-        scores = trial(images, labels)  # what fails here is no matter of differentiation
+        scores = trial(images, labels)  # outside the try block: an error here is not about differentiation
         try:
             (gradient,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
             if any(weight.requires_grad for weight in trial.parameters()):
-                # Not autograd.grad, which leaves out what no weight is reached through, errors among them.
+                # autograd.grad would skip branches that reach no weight, and with them their errors.
                 gradient.square().sum().backward()
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
@@ -184,7 +184,7 @@ class R2(Penalty):
 
 
 class WGANGP(Penalty):
-    r"""Gradient penalty between real images and samples (Gulrajani et al. 2017).
+    r"""Gradient penalty between real images and samples (WGAN-GP, Gulrajani et al. 2017).
 
     .. math::
         (\|\nabla_{\hat x} D(\hat x)\| - t)^2, \qquad \hat x = u \, x + (1 - u) \, G(z), \quad u \sim U[0, 1)
@@ -193,8 +193,8 @@ class WGANGP(Penalty):
 
     Args:
         weight: factor of the penalty.
-        every: critic steps from one to the next.
-        target: t, the norm aimed at, at least 0.
+        every: critic steps between penalties.
+        target: t, the target norm, at least 0.
 
     Raises:
         InputError: for values outside these ranges.
@@ -215,20 +215,20 @@ class WGANGP(Penalty):
 
 
 class DRAGAN(Penalty):
-    r"""Gradient penalty around real images (Kodali et al. 2017).
+    r"""Gradient penalty around real images (DRAGAN, Kodali et al. 2017).
 
     .. math::
         (\|\nabla_x D(x + \delta)\| - t)^2, \qquad \delta \sim \mathcal N(0, s^2 I)
 
-    This is the form of the paper's equation, with Gaussian noise of fixed scale. Code in circulation adds uniform noise
-    instead, of up to half the standard deviation of the batch's pixels, on one side of x; the result would then depend
-    on how ranks cut the batch.
+    This is the paper's equation, with Gaussian noise of fixed scale. Common implementations add one-sided uniform noise
+    of up to half the standard deviation of the batch's pixels instead, which depends on how the batch is split over
+    ranks.
 
     Args:
         weight: factor of the penalty.
-        every: critic steps from one to the next.
-        target: t, the norm aimed at, at least 0.
-        std: s, standard deviation of the noise in unit values (images span 2), above 0.
+        every: critic steps between penalties.
+        target: t, the target norm, at least 0.
+        std: s, standard deviation of the noise in units of unit images (range 2), above 0.
 
     Raises:
         InputError: for values outside these ranges.
@@ -251,20 +251,19 @@ class DRAGAN(Penalty):
 
 
 class LeCam(Penalty):
-    r"""Penalty on scores far from where those of the other side used to be, against overfitting (Tseng et al. 2021).
+    r"""Regularisation of scores towards moving averages of the opposite scores (LeCam, Tseng et al. 2021).
 
     .. math::
         (D(x) - \alpha_F)^2 + (D(G(z)) - \alpha_R)^2, \qquad
         \alpha \leftarrow \gamma \alpha + (1 - \gamma) \overline{D}
 
-    :math:`\alpha_R` and :math:`\alpha_F` are moving averages of the mean scores of real and of generated images over
-    all ranks, bias-corrected (so at the first step they are its means), and moved before they are used. The authors'
-    code clips both differences, :math:`D(x) - \alpha_F` and :math:`\alpha_R - D(G(z))`, at 0; the paper's equation,
-    which this is, does not.
+    :math:`\alpha_R` and :math:`\alpha_F` are bias-corrected moving averages of the mean scores of real and of generated
+    images over all ranks, updated before they are used. This is the paper's equation; the authors' code also clips both
+    differences, :math:`D(x) - \alpha_F` and :math:`\alpha_R - D(G(z))`, at 0.
 
     Args:
-        weight: factor of the penalty; what suits it depends on the scale of the scores.
-        every: critic steps from one to the next; anchors move at these steps only.
+        weight: factor of the penalty; suitable values depend on the scale of the scores.
+        every: critic steps between penalties; averages are updated at these steps only.
         decay: :math:`\gamma`, at least 0 and below 1.
 
     Raises:
@@ -275,7 +274,7 @@ class LeCam(Penalty):
         super().__init__(weight, every)
         check_within(self, "[0, 1)", decay=decay)
         self.decay = decay
-        # Averages, from 0, of the mean real score, the mean fake score, and 1 (which the others are divided by).
+        # Moving averages of the mean real score, the mean fake score, and 1: the last one is the bias correction.
         self.register_buffer("averages", torch.zeros(3))
 
     def value(self, terms: CriticTerms, context: TrainingContext) -> Tensor:
@@ -287,17 +286,17 @@ class LeCam(Penalty):
 
 
 class Consistency(Penalty):
-    r"""Penalty on scores that an augmentation T changes (CR-GAN, Zhang et al. 2020; bCR, Zhao et al. 2021).
+    r"""Consistency of scores under an augmentation T (CR-GAN, Zhang et al. 2020; bCR, Zhao et al. 2021).
 
     .. math:: (D(x) - D(T(x)))^2 + w_f \, (D(G(z)) - D(T(G(z))))^2
 
-    with w_f = 0 in CR-GAN and 1 in balanced consistency regularisation (bCR). T should keep an image as real as it
-    was: a small translation suits digits, which a flip does not.
+    with w_f = 0 in CR-GAN and 1 in balanced consistency regularisation (bCR). T should preserve realism: for digits, a
+    small translation is suitable, a flip is not.
 
     Args:
         weight: factor of the penalty.
-        every: critic steps from one to the next.
-        augmentation: T; None is a translation of up to 1/8 of the side, uncovered pixels being -1.
+        every: critic steps between penalties.
+        augmentation: T; None is a translation of up to 1/8 of height and width, with uncovered pixels -1.
         fake_weight: w_f, at least 0.
 
     Raises:
@@ -332,17 +331,17 @@ class Consistency(Penalty):
 
 
 class OrthogonalRegularisation(Penalty, GeneratorPenalty):
-    r"""Penalty on filters that are not orthogonal to each other (Brock et al. 2019), for the critic or the generator.
+    r"""Orthogonal regularisation of the filters of critic or generator (Brock et al. 2019).
 
     .. math:: \sum_W \| W W^\top \odot (1 - I) \|_F^2
 
-    over all trainable weights W of two dimensions or more, each with one row per output (the paper writes outputs as
-    columns). Norms of rows are free. Embeddings are left out: their rows are looked up, not multiplied. The value is a
-    scalar; the paper's weight is 1e-4.
+    over all trainable weights W of two dimensions or more, each with one row per output (in the paper, one column per
+    output). Norms of rows are not constrained. Embeddings are excluded: their rows are looked up, not multiplied. The
+    value is a scalar.
 
     Args:
-        weight: factor of the penalty.
-        every: steps of the network from one to the next.
+        weight: factor of the penalty; the default is the paper's.
+        every: steps of the network between penalties.
 
     Raises:
         InputError: for values outside these ranges.
@@ -366,27 +365,27 @@ class OrthogonalRegularisation(Penalty, GeneratorPenalty):
 
 
 def weight_matrices(network: nn.Module) -> list[Tensor]:
-    """Return the trainable weights of several outputs and inputs as matrices (outputs, inputs), each once."""
+    """Return the trainable weights with several outputs and inputs as matrices (outputs, inputs), each once."""
     found: dict[int, Tensor] = {}
     for part in network.modules():
-        if isinstance(part, nn.Embedding | ParametrizationList):  # the latter belong to the part that owns them
+        if isinstance(part, nn.Embedding | ParametrizationList):  # the latter are handled with their owner
             continue
         weights = list(part.parameters(recurse=False))
-        if is_parametrized(part):  # spectral norm and the like: what is trained are the raw weights
+        if is_parametrized(part):  # spectral norm and the like train the original weights
             weights += [w for originals in part.parametrizations.values() for w in originals.parameters(recurse=False)]
-        scaled = getattr(part, "applied_weight", None)  # of layers of equalised learning rate
+        scaled = getattr(part, "applied_weight", None)  # layers with equalised learning rate
         for weight in weights:
             rows = scaled() if callable(scaled) and weight is part.weight else weight
             if isinstance(part, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d) and weight.ndim > 2:
                 rows = weight.transpose(0, 1)
-            # Rows of one number cannot be orthogonal: gains, such as weight norm's, are no filters.
+            # Rows of one element are gains, such as weight norm's, not filters.
             if weight.requires_grad and weight.ndim > 1 and len(rows) > 1 and rows[0].numel() > 1:
                 found[id(weight)] = rows.flatten(1)
     return list(found.values())
 
 
 class PathLength(GeneratorPenalty):
-    r"""Path length regularisation: equal steps of style should change images equally (StyleGAN2, Karras et al. 2020).
+    r"""Path length regularisation: steps of equal length in w change images equally (StyleGAN2, Karras et al. 2020).
 
     .. math::
         (\ell - a)^2, \qquad
@@ -394,16 +393,16 @@ class PathLength(GeneratorPenalty):
         y \sim \mathcal N(0, \tfrac{1}{HW} I), \qquad
         a \leftarrow (1 - d) \, a + d \, \overline{\ell}
 
-    where :math:`J_{w_l}` is the Jacobian of the image with respect to the style of layer l. The running mean a, over
-    all ranks, starts at 0 and moves before it is used.
+    where :math:`J_{w_l}` is the Jacobian of the image with respect to the style of layer l. The moving average a, over
+    all ranks, starts at 0 and is updated before it is used.
 
     The generator needs three methods: ``split(latent) -> (z, noise)``, ``styles(z, labels) -> w`` (B, L, W), one style
-    for each layer, and ``synthesise(w, noise) -> images``.
+    per layer, and ``synthesise(w, noise) -> images``.
 
     Args:
         weight: factor of the penalty.
-        every: generator steps from one to the next.
-        decay: d, share of the newest mean in a, above 0 and at most 1.
+        every: generator steps between penalties.
+        decay: d, weight of the newest mean in a, above 0 and at most 1.
 
     Raises:
         InputError: for values outside these ranges.

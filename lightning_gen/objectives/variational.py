@@ -1,4 +1,4 @@
-"""Objectives of latent variable models with an encoder: bounds on log p(x), and what is trained in their place."""
+"""Objectives of variational autoencoders: bounds on log p(x) and related losses."""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,18 +12,16 @@ from lightning_gen.distributions import Posterior, Prior
 
 
 class Terms:
-    r"""What an encoder and a decoder say of B images, with K latents of D numbers each.
-
-    Each term is computed when an objective first asks for it.
+    r"""The terms of variational objectives for B images, with K latents of dimension D each; computed on first use.
 
     Args:
         posterior: :math:`q(z \mid x)`.
         prior: :math:`p(z)`.
         theta: output of the encoder, (B, outputs).
-        noise: standard normal (K, B, D), of which the latents are made.
+        noise: standard normal (K, B, D), transformed into the latents (reparametrisation).
 
     Attributes:
-        latent: :math:`z_k`, (K, B, D), on the path of all gradients.
+        latent: :math:`z_k`, (K, B, D), through which the encoder's gradients pass.
         log_conditional: :math:`\log p(x \mid z_k)`, nats (K, B); set by the model.
     """
 
@@ -45,10 +43,10 @@ class Terms:
 
     @cached_property
     def detached_log_posterior(self) -> Tensor:
-        """The same, with a gradient by the latents alone and none by the encoder's output (Roeder et al. 2017).
+        """``log_posterior`` with the posterior's parameters detached: a gradient only through z (Roeder et al. 2017).
 
         Raises:
-            InputError: for a posterior whose density takes more than one pass, or depends on more than that output.
+            InputError: for a posterior whose density of given latents is not available in one pass.
         """
         if not self.posterior.has_density:
             raise InputError(
@@ -72,7 +70,7 @@ class Terms:
         return self.posterior.moments(self.theta)
 
     def prior_draw(self, context: TrainingContext) -> Tensor:
-        """Return latents (B, D) of the prior, without gradients."""
+        """Draw latents (B, D) from the prior, without gradients."""
         n = self.latent.shape[1]
         with torch.no_grad():
             drawn = self.prior.sample(n * context.ranks.count, context.generator("prior"))
@@ -85,16 +83,16 @@ class Terms:
 
     @cached_property
     def divergence(self) -> Tensor:
-        r""":math:`\mathrm{KL}(q(z \mid x) \,\|\, p(z))`, nats (B,): in closed form, or estimated by the latents."""
+        r""":math:`\mathrm{KL}(q(z \mid x) \,\|\, p(z))`, nats (B,): in closed form, or a Monte Carlo estimate."""
         return (self.log_posterior - self.log_prior).mean(0) if self.kl is None else self.kl.sum(-1)
 
 
 class VariationalObjective(ABC):
-    """What a VAE minimises: a loss (B,) of a batch's :class:`Terms`, in nats.
+    """The training loss of a VAE, nats (B,), as a function of a batch's :class:`Terms`.
 
     Args:
-        samples: latents K drawn for each image.
-        warmup: images over which the weight of the divergence rises from 0 to its value (Bowman et al. 2016).
+        samples: latents K per image.
+        warmup: images over which the weight of the KL divergence rises linearly from 0 (Bowman et al. 2016).
 
     Raises:
         InputError: for fewer than 1 sample or a negative warm-up.
@@ -107,7 +105,7 @@ class VariationalObjective(ABC):
         self.warmup = warmup
 
     def warmup_factor(self, context: TrainingContext) -> float:
-        """Return the share, 0 to 1, of its weight that the divergence has by now."""
+        """Return the current factor, 0 to 1, of the weight of the divergence."""
         return 1.0 if context.images_seen >= self.warmup else context.images_seen / self.warmup
 
     @abstractmethod
@@ -116,19 +114,19 @@ class VariationalObjective(ABC):
 
 
 class ELBO(VariationalObjective):
-    r"""Negative evidence lower bound (Kingma and Welling 2014), with its usual changes, all off by default.
+    r"""Negative evidence lower bound (Kingma and Welling 2014), with its usual variants, all off by default.
 
     .. math:: -\frac1K \sum_k \log p(x \mid z_k) + \beta\, \mathrm{KL}(q(z \mid x) \,\|\, p(z))
 
     Args:
-        beta: weight of the divergence (beta-VAE: Higgins et al. 2017); only at 1 is the loss a bound on -log p(x).
-        free_bits: nats of each latent dimension (where the divergence is known for each; else of all together) that
-            cost nothing, as a mean over the batch: below it the dimension is not pushed further (Kingma et al. 2016).
-        capacity: where given, each image's divergence is held at C nats, :math:`\beta\, |\mathrm{KL} - C|`, and C rises
-            from 0 to this over ``capacity_images`` (Burgess et al. 2018).
+        beta: weight of the divergence (beta-VAE: Higgins et al. 2017); the loss bounds -log p(x) only if at least 1.
+        free_bits: nats per latent dimension (or in total, if the divergence is not known per dimension) below which the
+            mean divergence over the batch is not reduced further (Kingma et al. 2016).
+        capacity: if given, the divergence term is :math:`\beta\, |\mathrm{KL} - C|` per image, where C rises linearly
+            from 0 to this value, in nats, over ``capacity_images`` (Burgess et al. 2018).
         capacity_images: see ``capacity``.
-        samples: latents K drawn for each image.
-        warmup: images over which the weight of the divergence rises from 0.
+        samples: latents K per image.
+        warmup: images over which the weight of the divergence rises linearly from 0.
 
     Raises:
         InputError: for a number that is negative or not finite, or a capacity together with free bits.
@@ -157,7 +155,7 @@ class ELBO(VariationalObjective):
         return weight * self.cost(terms, context) - terms.log_conditional.mean(0)
 
     def cost(self, terms: Terms, context: TrainingContext) -> Tensor:
-        """Return what is paid for the latents, nats (B,)."""
+        """Return the divergence term before weighting, nats (B,)."""
         if self.capacity is not None:
             rise = 1.0 if not self.capacity_images else min(1.0, context.images_seen / self.capacity_images)
             return (terms.divergence - rise * self.capacity).abs()
@@ -169,17 +167,17 @@ class ELBO(VariationalObjective):
 
 
 class BetaTCVAE(VariationalObjective):
-    r"""Divergence in three parts, each with its weight (Chen et al. 2018).
+    r"""Divergence decomposed into three weighted parts (beta-TCVAE, Chen et al. 2018).
 
     .. math:: -\log p(x \mid z) + \alpha \log \frac{q(z \mid x)}{q(z)} + \beta \log \frac{q(z)}{\prod_d q(z_d)}
         + \gamma \log \frac{\prod_d q(z_d)}{p(z)}
 
-    the mutual information of index and code, the total correlation, and the divergence of each dimension. The
-    aggregate q(z) is estimated from the batch of this process by minibatch-weighted sampling, equation 10 there.
+    the index-code mutual information, the total correlation, and the dimension-wise KL divergence. The aggregate
+    posterior q(z) is estimated from the batch of this process by minibatch-weighted sampling.
 
     Args:
-        alpha, beta, gamma: the weights; all 1 is the ELBO, up to the estimate.
-        warmup: images over which all three rise from 0.
+        alpha, beta, gamma: the weights; if all are 1, the loss is the negative ELBO.
+        warmup: images over which all three weights rise linearly from 0.
 
     Raises:
         InputError: for a number that is negative or not finite.
@@ -194,7 +192,7 @@ class BetaTCVAE(VariationalObjective):
 
     def __call__(self, terms: Terms, context: TrainingContext) -> Tensor:
         latent, (mean, log_variance) = terms.latent[0], terms.moments
-        each = latent[:, None] - mean[None]  # what image j says of the latent of image i, dimension by dimension
+        each = latent[:, None] - mean[None]  # (i, j, d): latent of image i minus posterior mean of image j
         nats = -0.5 * (each.square() * (-log_variance).exp() + log_variance + math.log(2 * math.pi))
         scale = math.log(len(latent) * context.num_images)
         aggregate = torch.logsumexp(nats.sum(-1), 1) - scale
@@ -207,22 +205,22 @@ class BetaTCVAE(VariationalObjective):
 
 
 class InfoVAE(VariationalObjective):
-    r"""Divergence of each image's posterior against that of the aggregate (Zhao et al. 2019).
+    r"""Divergence of each posterior traded against that of the aggregate posterior (InfoVAE, Zhao et al. 2019).
 
     .. math:: -\log p(x \mid z) + (1 - \alpha)\, \mathrm{KL}(q(z \mid x) \,\|\, p(z))
         + (\alpha + \lambda - 1)\, \mathrm{MMD}^2(q(z), p(z))
 
-    The maximum mean discrepancy is the unbiased one of this process's batch, with the sum of inverse multiquadratic
-    kernels :math:`\sum_s s D / (s D + \tfrac12 \|z - z'\|^2)`, s in 0.1, 0.2, 0.5, 1, 2, 5, 10 (as in Tolstikhin et
-    al. 2018).
+    The squared maximum mean discrepancy is estimated without bias from the batch of this process, with the inverse
+    multiquadric kernels :math:`\sum_s s D / (s D + \tfrac12 \|z - z'\|^2)`, s in 0.1, 0.2, 0.5, 1, 2, 5, 10
+    (Tolstikhin et al. 2018).
 
     Args:
-        alpha: 1 leaves the images' own divergence out (MMD-VAE), 0 keeps all of it.
+        alpha: 1 removes the divergence of each posterior (MMD-VAE), 0 keeps it in full.
         scale: weight :math:`\lambda`, at least :math:`1 - \alpha`.
-        warmup: images over which both divergences rise from 0.
+        warmup: images over which both weights rise linearly from 0.
 
     Raises:
-        InputError: for weights that are negative in sum, or not finite.
+        InputError: for weights of the two terms that are negative, or not finite.
     """
 
     def __init__(self, alpha: float = 0.0, scale: float = 100.0, warmup: int = 0):
@@ -239,7 +237,7 @@ class InfoVAE(VariationalObjective):
 
 
 def mean_discrepancy(x: Tensor, y: Tensor) -> Tensor:
-    """Return the unbiased squared maximum mean discrepancy of rows (n, D) and (m, D), a scalar; see InfoVAE.
+    """Return the unbiased estimate of MMD^2 (a scalar) between rows (n, D) and (m, D); see :class:`InfoVAE`.
 
     Raises:
         InputError: for fewer than 2 rows.
@@ -263,7 +261,7 @@ class IWAE(VariationalObjective):
     r"""Importance-weighted bound, :math:`-\log \frac1K \sum_k w_k`, which tightens with K (Burda et al. 2016).
 
     Args:
-        samples: latents K drawn for each image; 1 is the ELBO.
+        samples: latents K per image; 1 is the ELBO.
 
     Raises:
         InputError: for fewer than 1 sample.
@@ -277,16 +275,16 @@ class IWAE(VariationalObjective):
 
 
 class DReG(IWAE):
-    r"""The same bound with the doubly reparametrised gradient for the encoder (Tucker et al. 2019).
+    r"""The bound of :class:`IWAE` with the doubly reparametrised gradient for the encoder (Tucker et al. 2019).
 
     .. math:: \nabla_\phi = \mathbb E \sum_k \tilde w_k^2\, \frac{\partial \log w_k}{\partial z_k}
         \frac{\partial z_k}{\partial \phi}, \qquad \tilde w_k = \frac{w_k}{\sum_j w_j}
 
-    It is unbiased and, unlike the plain one, its signal does not vanish in its noise as K grows. The decoder's and the
-    prior's gradients are those of :class:`IWAE`. The value of the loss is the same.
+    It is unbiased and, unlike the standard estimator, its signal-to-noise ratio does not vanish as K grows. The value
+    of the loss and the gradients of decoder and prior are those of :class:`IWAE`.
 
     Args:
-        samples: latents K drawn for each image; with 1 it is sticking the landing (Roeder et al. 2017).
+        samples: latents K per image; with 1 it is sticking the landing (Roeder et al. 2017).
 
     Raises:
         InputError: for fewer than 1 sample.
@@ -299,4 +297,4 @@ class DReG(IWAE):
             terms.latent.register_hook(lambda gradient: gradient * share[..., None])
         bound = math.log(self.samples) - torch.logsumexp(log_weights.detach(), 0)
         surrogate = -(share * log_weights).sum(0)
-        return bound + surrogate - surrogate.detach()  # the value of one, the gradient of the other
+        return bound + surrogate - surrogate.detach()  # value of the bound, gradient of the surrogate

@@ -1,4 +1,4 @@
-"""Procedures that draw: what is between a model's noise and its images, and how likely images are under it."""
+"""Sampling procedures, and likelihood estimation by importance sampling."""
 
 from lightning_gen.samplers.ais import AnnealedImportanceSampling, LatentTarget, importance_sampling
 from lightning_gen.samplers.base import AncestralSampler, Sampler

@@ -1,4 +1,4 @@
-"""Annealed importance sampling: how likely images are under a decoder of latents, bounded from both sides."""
+"""Annealed importance sampling: lower and upper bounds on the log likelihood of a decoder of latents."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lightning_gen.core import InputError, check_at_least, check_choice, check_p
 
 PILOT_CHAINS = 4
 WARM_UP = 30  # transitions, of the pilot run before it starts to anneal
-ADAPTATION = 0.2  # change of a log step size for an acceptance that is off by 1
-JITTER = 0.2  # of step sizes, so that no trajectory is caught in a period of its target
+ADAPTATION = 0.2  # gain of the log step size per unit of deviation from the target acceptance
+JITTER = 0.2  # relative jitter of step sizes, which avoids periodic trajectories (Neal 2011)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class LatentTarget:
 
 
 class State(NamedTuple):
-    """Where chains are: latents (C, N, D), both log-densities (C, N), and their gradients (C, N, D)."""
+    """State of the chains: latents (C, N, D), both log-densities (C, N), and their gradients (C, N, D)."""
 
     latent: Tensor
     prior: Tensor
@@ -61,7 +61,7 @@ class State(NamedTuple):
         return cls(latent.detach(), *(value.detach() for value in values), *gradients)
 
     def energy(self, beta: float) -> Tensor:
-        r"""Return :math:`\log p(z) + \beta \log p(x|z)`, (C, N)."""
+        r"""Return the negative energy :math:`\log p(z) + \beta \log p(x|z)`, nats (C, N)."""
         return self.prior + beta * self.conditional
 
     def gradient(self, beta: float) -> Tensor:
@@ -74,19 +74,19 @@ def hamiltonian_transition(
 ) -> tuple[State, Tensor]:
     r"""One transition of Hamiltonian Monte Carlo that leaves :math:`p(z)\, p(x|z)^\beta` invariant (Neal 2011).
 
-    Momenta are drawn anew, and each chain's step size is jittered by up to 20 % independently of where it is, so the
-    transition is its own reverse.
+    Momenta are resampled, and each chain's step size is jittered by up to 20 % independently of its state, so that the
+    transition is reversible.
 
     Args:
         target: the two factors.
-        state: where chains are.
+        state: current state of the chains.
         beta: inverse temperature of :math:`p(x|z)`.
         step_size: (N,) or (C, N), above 0.
         leapfrog: leapfrog steps of one trajectory.
-        generator: of momenta, jitter and acceptance.
+        generator: source of momenta, jitter and acceptance decisions.
 
     Returns:
-        The next state, and the probability (C, N) with which each proposal was accepted: 0 where it was not finite.
+        The next state, and the acceptance probability (C, N) of each proposal: 0 where the proposal is not finite.
     """
     latent, device = state.latent, state.latent.device
     momentum = normal(*latent.shape, generator=generator, device=device, dtype=latent.dtype)
@@ -111,12 +111,11 @@ def hamiltonian_transition(
 def temperatures(steps: int, schedule: Literal["sigmoid", "linear"] = "sigmoid") -> list[float]:
     r"""Return inverse temperatures :math:`0 = \beta_0 < \dots < \beta_T = 1`.
 
-    ``linear`` is :math:`t / T`; ``sigmoid`` is a logistic curve over [-4, 4], scaled to reach both ends, whose steps
-    are smallest there: near the prior densities change fastest, near the posterior they are sharpest (Grosse et al.
-    2015).
+    ``linear`` is :math:`\beta_t = t / T`. ``sigmoid`` is :math:`\beta_t = (s_t - s_0) / (s_T - s_0)` with the logistic
+    function :math:`s_t` of :math:`8 t / T - 4`; its steps are smallest near prior and posterior (Grosse et al. 2015).
 
     Raises:
-        InputError: for no step, or another schedule.
+        InputError: for less than one step, or another schedule.
     """
     check_at_least("AnnealedImportanceSampling", 1, steps=steps)
     check_choice("AnnealedImportanceSampling", ("sigmoid", "linear"), schedule=schedule)
@@ -129,12 +128,12 @@ def temperatures(steps: int, schedule: Literal["sigmoid", "linear"] = "sigmoid")
 
 
 class Annealed(NamedTuple):
-    """What a run of chains found.
+    """The result of a run of chains.
 
     Fields:
-        log_weights: (C, N), in nats, summed in float64; of reverse chains, of the same path backwards.
-        acceptance: (N,), mean over chains and transitions; not a number where there was no transition.
-        is_reverse: whether chains went from the posterior to the prior.
+        log_weights: (C, N), in nats, summed in float64; those of reverse chains are of the corresponding forward path.
+        acceptance: (N,), mean over chains and transitions; NaN without transitions.
+        is_reverse: whether chains ran from the posterior to the prior.
     """
 
     log_weights: Tensor
@@ -143,17 +142,17 @@ class Annealed(NamedTuple):
 
     @property
     def bound(self) -> Tensor:
-        r"""Bound on :math:`\log p(x)` (N,) in nats: lower of forward chains, upper of reverse ones.
+        r"""Bound on :math:`\log p(x)` in expectation, nats (N,): lower for forward chains, upper for reverse ones.
 
-        Forward, :math:`\log \frac1C \sum_c w_c`, below in expectation because :math:`E w = p(x)`; reverse,
-        :math:`-\log \frac1C \sum_c w_c^{-1}`, above because there :math:`E w^{-1} = p(x)^{-1}`.
+        Forward it is :math:`\log \frac1C \sum_c w_c`, where :math:`E w = p(x)`; reverse it is
+        :math:`-\log \frac1C \sum_c w_c^{-1}`, where :math:`E w^{-1} = p(x)^{-1}`.
         """
         sign = -1 if self.is_reverse else 1
         return sign * ((sign * self.log_weights).logsumexp(0) - math.log(len(self.log_weights)))
 
     @property
     def effective_sample_size(self) -> Tensor:
-        r"""Kish's :math:`(\sum w)^2 / \sum w^2`, (N,), from 1 to C: as many equally weighted chains are these worth."""
+        r"""Kish's effective number of chains :math:`(\sum w)^2 / \sum w^2`, (N,), from 1 to C."""
         weights = -self.log_weights if self.is_reverse else self.log_weights
         return (2 * weights.logsumexp(0) - (2 * weights).logsumexp(0)).exp()
 
@@ -161,25 +160,24 @@ class Annealed(NamedTuple):
 class AnnealedImportanceSampling:
     r"""Stochastic bounds on :math:`\log p(x) = \log \int p(z)\, p(x|z)\, dz` (Neal 2001; Wu et al. 2017).
 
-    Chains go from the prior to the posterior through :math:`f_t(z) = p(z)\, p(x|z)^{\beta_t}`, the geometric path
-    between prior and joint density, one Hamiltonian transition at each temperature, and collect
-    :math:`\log w = \sum_t (\beta_t - \beta_{t-1}) \log p(x|z_{t-1})`. The forward bound holds in expectation whatever
-    the transitions are worth. Where an exact posterior sample is known, because the image was simulated from the model
-    together with its latent, the same path backwards bounds :math:`\log p(x)` from above, and the gap between the two
-    bounds the error of either (bidirectional Monte Carlo; Grosse et al. 2015).
+    Chains move from the prior to the posterior along the geometric path :math:`f_t(z) = p(z)\, p(x|z)^{\beta_t}`, with
+    one Hamiltonian transition per temperature, and accumulate
+    :math:`\log w = \sum_t (\beta_t - \beta_{t-1}) \log p(x|z_{t-1})`. The forward bound is valid in expectation for any
+    quality of the transitions. For an image simulated from the model, whose latent is an exact posterior sample, the
+    reverse path gives an upper bound, and the gap between the two bounds the error of either (bidirectional Monte
+    Carlo; Grosse et al. 2015).
 
-    Step sizes are fixed before the chains that count begin: a *pilot run* of at most four chains of its own for each
-    image goes through the same temperatures, moves the image's log step size at each by
-    :math:`0.2\,(\bar\alpha - \mathrm{acceptance})`, and writes it down. An image's chains, forward and reverse, all use
-    what was written for it; so the transitions depend on nothing that these chains did, as the bounds demand. Adapting
-    chains that count by their own past would break both.
+    Both bounds need transitions that are independent of the chains, so step sizes must not adapt to them. A separate
+    *pilot run* of at most four chains per image passes through the same temperatures, changes the image's log step size
+    at each by :math:`0.2\,(\bar\alpha - \mathrm{acceptance})`, with the observed mean acceptance :math:`\bar\alpha`,
+    and records it; all forward and reverse chains of the image use these step sizes.
 
     Args:
         steps: number T of temperatures; there are T - 1 transitions.
-        chains: chains C for each image.
-        leapfrog: gradient evaluations of one transition.
-        schedule: of the temperatures, see :func:`temperatures`.
-        acceptance: share of proposals that step sizes are adapted to.
+        chains: chains C per image.
+        leapfrog: gradient evaluations per transition.
+        schedule: schedule of the temperatures, see :func:`temperatures`.
+        acceptance: target acceptance rate of the step sizes.
 
     Raises:
         InputError: for numbers out of range.
@@ -216,11 +214,11 @@ class AnnealedImportanceSampling:
 
         Args:
             target: the two factors and the images.
-            step_sizes: of :meth:`tune`.
+            step_sizes: result of :meth:`tune`.
             generator: source of all randomness.
 
         Raises:
-            InputError: where a weight is not finite.
+            InputError: for weights that are not finite.
         """
         state = State.at(target, target.draw(self.chains, generator))
         return self._anneal(target, state, step_sizes, generator, is_reverse=False)
@@ -231,13 +229,13 @@ class AnnealedImportanceSampling:
         """Return upper bounds, from chains that start at exact posterior samples.
 
         Args:
-            target: the two factors and the images, which were simulated.
-            step_sizes: of :meth:`tune`.
+            target: the two factors and the images, which were simulated from them.
+            step_sizes: result of :meth:`tune`.
             posterior: latents (N, D) that the images were simulated from; all chains of an image start there.
             generator: source of all randomness.
 
         Raises:
-            InputError: where a weight is not finite.
+            InputError: for weights that are not finite.
         """
         state = State.at(target, posterior.expand(self.chains, *posterior.shape).contiguous())
         return self._anneal(target, state, step_sizes, generator, is_reverse=True)
@@ -245,10 +243,10 @@ class AnnealedImportanceSampling:
     def _anneal(
         self, target: LatentTarget, state: State, step_sizes: Tensor, generator: torch.Generator, is_reverse: bool
     ) -> Annealed:
-        wide = torch.float32 if state.prior.device.type == "mps" else torch.float64  # which Apple's GPUs have not
+        wide = torch.float32 if state.prior.device.type == "mps" else torch.float64  # MPS has no float64
         log_weights = torch.zeros_like(state.prior, dtype=wide)
         rates = torch.zeros_like(state.prior[0])
-        # Forward: weight t = 1, transition 1, weight 2, ... weight T. Reverse: the same backwards.
+        # Forward: weight 1, transition 1, weight 2, ..., weight T. Reverse: the same sequence backwards.
         order = range(self.steps, 0, -1) if is_reverse else range(1, self.steps + 1)
         for t in order:
             log_weights += (self.betas[t] - self.betas[t - 1]) * state.conditional.to(wide)
@@ -283,16 +281,16 @@ def importance_sampling(
 
     Args:
         target: the two factors and N images.
-        num_samples: K, samples for each image.
+        num_samples: samples K per image.
         generator: source of all randomness.
         propose: (k, generator) -> latents (k, N, D) and :math:`\log q`, (k, N); the prior if not given.
-        chunk: samples at once.
+        chunk: samples per evaluation.
 
     Returns:
         float64 nats (N,).
 
     Raises:
-        InputError: for no sample.
+        InputError: for less than one sample.
     """
     check_at_least("importance_sampling", 1, num_samples=num_samples)
     total = None

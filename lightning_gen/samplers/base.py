@@ -1,4 +1,4 @@
-"""The noun that draws: how images come out of a model."""
+"""The base class of samplers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -13,23 +13,23 @@ Noise = Tensor | tuple[Tensor, ...]
 
 
 class Sampler(ABC):
-    """Draws images from a model, ``sampler(model, n, labels, generator) -> levels``; every option of drawing is here.
+    """Draws images from a model, ``sampler(model, n, labels, generator) -> levels``; sampling options are arguments.
 
-    What chance decides is drawn first, for all images (:meth:`noise`); then images are made of it chunk by chunk,
-    without further chance (:meth:`draw`). So equal generators give equal images, whatever the chunk size.
+    All random numbers are drawn first, for all images (:meth:`noise`); images are then computed from them in chunks,
+    deterministically (:meth:`draw`). So equal generators give equal images, whatever the chunk size.
 
-    A sampler knows models by protocols alone. Iterative ones have one method for a step, which completion overrides.
+    Samplers depend on protocols, not on model classes.
 
     Attributes:
-        evaluations: passes of the model's network that the last call took.
-        neutral: the options with the values at which images are the model's own, p(x); None where nobody knows.
-        needs: protocol of models that it can draw from.
+        evaluations: number of network evaluations of the last call.
+        neutral: values of the options with which samples follow the model's p(x); None if that is not known.
+        needs: protocol that a model must satisfy.
 
     Args:
-        chunk_size: images made at once; None for all.
+        chunk_size: images per chunk; None for all at once.
 
     Raises:
-        InputError: for a chunk without images.
+        InputError: for a chunk size below 1.
     """
 
     neutral: ClassVar[Mapping[str, Any] | None] = None
@@ -46,7 +46,7 @@ class Sampler(ABC):
 
         Args:
             model: in evaluation mode, gradients off.
-            n: images.
+            n: number of images.
             labels: classes (n,) on the model's device, or None.
             generator: source of all randomness.
         """
@@ -65,25 +65,25 @@ class Sampler(ABC):
         )
 
     def check(self, model: Any) -> None:
-        """Raise InputError for a model that it cannot draw from as it is set."""
+        """Raise InputError for a model that this sampler, with its options, cannot draw from."""
         if not isinstance(model, self.needs):
             own, other = type(self).__name__, type(model).__name__
             raise InputError(f"sampler: {own} cannot draw from {other}, which is no {self.needs.__name__}")
 
     @abstractmethod
     def noise(self, model: Any, n: int, labels: Tensor | None, generator: torch.Generator) -> Noise:
-        """Return all that chance decides of n images: a tensor with a row for each, or several."""
+        """Return all random numbers of n images: one tensor (n, ...), or a tuple of them."""
 
     @abstractmethod
     def draw(self, model: Any, noise: Noise, labels: Tensor | None) -> Tensor:
-        """Return levels (B, C, H, W) made of ``noise``."""
+        """Return levels (B, C, H, W) computed from ``noise``."""
 
     def latents(self, model: Any, n: int, labels: Tensor | None, generator: torch.Generator) -> Tensor:
-        """Return latents as this sampler draws them, of a model that :class:`~lightning_gen.core.protocols.Decodes`."""
+        """Draw n latents of a model that satisfies :class:`~lightning_gen.core.protocols.Decodes`."""
         return model.draw_latents(n, labels, generator=generator)
 
     def decode(self, model: Any, latent: Tensor, labels: Tensor | None) -> Tensor:
-        """Return levels of latents as this sampler decodes them."""
+        """Decode latents to levels (B, C, H, W)."""
         self.evaluations += 1
         return model.decode(latent, labels)
 
@@ -101,7 +101,7 @@ class DrawsItself(Protocol):
 
 
 class AncestralSampler(Sampler):
-    """Draws each variable given its parents, as the model itself does: ``model.draw(n, labels, generator)``."""
+    """Ancestral sampling, each variable given its parents, by the model's ``draw(n, labels, generator)``."""
 
     neutral: ClassVar[Mapping[str, Any]] = {}
 

@@ -1,4 +1,4 @@
-"""What annealed importance sampling needs of a model: a density of latents, and of levels given them."""
+"""The joint densities of latents and levels that annealed importance sampling evaluates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lightning_gen.samplers.latent import HasPixels
 class HasPixelLikelihood(HasPixels, Protocol):
     """A model with a prior of latents and a distribution of pixels given them.
 
-    ``log_conditional`` gives nats (K, B) of levels (B, C, H, W) at latents (K, B, D).
+    ``log_conditional`` returns log p(x | z), nats (K, B), of levels (B, C, H, W) and latents (K, B, D).
     """
 
     prior: Prior
@@ -31,26 +31,26 @@ class HasPixelLikelihood(HasPixels, Protocol):
 
 @runtime_checkable
 class HasUnitImages(Protocol):
-    """A decoder that maps latents (B, D) to unit images, differentiably, and does not say how likely others are."""
+    """A model without pixel likelihood that maps latents (B, D) differentiably to unit images (B, C, H, W)."""
 
     def unit_images(self, latent: Tensor, labels: Tensor | None = None) -> Tensor: ...
 
 
 def is_decoder(model: Any) -> bool:
-    """Whether a model decodes latents of a density, so that its likelihood can be bounded by annealing them."""
+    """Whether a model decodes continuous latents, so that annealed importance sampling applies."""
     able = isinstance(model, HasPixelLikelihood | HasUnitImages)
     return able and isinstance(model, Decodes) and model.latents != "discrete"
 
 
 def decoder_of(model: Any, sigma: float = 1.0) -> LatentDecoder:
-    """Return the adaptor of a model, of which :func:`is_decoder` holds.
+    """Return the joint density of a model for which :func:`is_decoder` is true.
 
     Args:
         model: in evaluation mode.
-        sigma: standard deviation of the noise around the pixels of a model that has no distribution of them.
+        sigma: standard deviation of the pixel noise, for a model without pixel likelihood.
 
     Raises:
-        InputError: where samples are not of standard normal latents: only of those is the density known.
+        InputError: if the model's sampler does not draw standard normal latents, so that p(z) is not known.
     """
     if isinstance(model, HasPixelLikelihood):
         return ModelDecoder(model)
@@ -74,7 +74,7 @@ class LatentDecoder(ABC):
 
     @abstractmethod
     def draw_prior(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw latents (n, D)."""
+        """Draw latents (n, D) from :math:`p(z)`."""
 
     @abstractmethod
     def draw_levels(self, latent: Tensor, labels: Tensor | None, generator: torch.Generator) -> Tensor:
@@ -82,7 +82,7 @@ class LatentDecoder(ABC):
 
     @abstractmethod
     def target(self, levels: Tensor, labels: Tensor | None = None) -> LatentTarget:
-        """Return the joint density of latents and these images, levels (N, C, H, W)."""
+        """Return the joint density :math:`p(z)\\, p(x|z)` for the given levels (N, C, H, W)."""
 
 
 class ModelDecoder(LatentDecoder):
@@ -109,17 +109,17 @@ class ModelDecoder(LatentDecoder):
 
 
 class GaussianDecoder(LatentDecoder):
-    r"""A decoder of standard normal latents as a distribution of levels, by Gaussian noise around its pixels.
+    r"""A decoder of standard normal latents, made a distribution of levels by Gaussian noise on its pixels.
 
     :math:`p(z) = N(0, I)`, and :math:`p(x|z)` is the :class:`~lightning_gen.distributions.DiscretizedGaussian` around
-    :math:`G(z)`, one standard deviation for all pixels (Wu et al. 2017).
+    :math:`G(z)`, with the same standard deviation for all pixels (Wu et al. 2017).
 
     Args:
-        spec: of the images.
-        latent_dim: length D of a latent.
+        spec: image format.
+        latent_dim: latent dimension D.
         decode: (latents (B, D), labels (B,) or None) -> unit images (B, C, H, W), differentiable.
-        sigma: standard deviation of the noise in unit values.
-        device: of the decoder.
+        sigma: standard deviation of the noise, in units of unit images.
+        device: device of the decoder.
 
     Raises:
         InputError: for a standard deviation that is not a finite number above 0.
@@ -140,11 +140,11 @@ class GaussianDecoder(LatentDecoder):
         return normal(n, self.latent_dim, generator=generator, device=self.device)
 
     def log_prior(self, latent: Tensor) -> Tensor:
-        """Return nats of latents (..., D), of the shape before D."""
+        """Return log p(z), nats (...), of latents (..., D)."""
         return -0.5 * latent.square().sum(-1) - 0.5 * self.latent_dim * math.log(2 * math.pi)
 
     def means(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return the decoder's images (C, N, C', H, W) of latents (C, N, D), where labels (N,) are of the images."""
+        """Return the decoder's unit images (C, N, C', H, W) of latents (C, N, D), with labels (N,) of the images."""
         of_chains = None if labels is None else labels.repeat(len(latent))
         return self.decode(latent.flatten(0, 1), of_chains).unflatten(0, latent.shape[:2])
 
@@ -172,22 +172,23 @@ class GaussianDecoder(LatentDecoder):
         transitions: int = 5,
         leapfrog: int = 3,
     ) -> float:
-        r"""Set the standard deviation to that under which images are most likely, and return it.
+        r"""Set the standard deviation to its maximum likelihood estimate, and return it.
 
-        Monte Carlo EM: chains at the posterior of each image take a few Hamiltonian transitions (whose step sizes adapt
-        freely: no bound depends on them), then :math:`\sigma` maximises the mean of :math:`\log p(x|z)` over chains, at
-        most by a factor of 1.35 from round to round. It begins at the residual of samples, so chains are annealed as it
-        falls; the result is the geometric mean of the last third of the rounds.
+        Monte Carlo EM (Wei and Tanner 1990). E step: the chains of each image take a few Hamiltonian transitions that
+        leave its posterior invariant, with adaptive step sizes, since no bound depends on them. M step: :math:`\sigma`
+        maximises the mean of :math:`\log p(x|z)` over chains, changing by at most a factor of 1.35. The initial value
+        is the residual of prior samples, so that the posterior is annealed as :math:`\sigma` decreases. The result is
+        the geometric mean over the last third of the rounds.
 
         Args:
             levels: images (N, C, H, W), validation data.
             labels: (N,), or None.
             generator: source of all randomness.
-            batch_size: most chains at once, or those of one image.
-            chains: chains for each image.
-            rounds: of EM.
-            transitions: Hamiltonian transitions in a round.
-            leapfrog: gradient evaluations of one.
+            batch_size: most chains per evaluation, but at least those of one image.
+            chains: chains per image.
+            rounds: rounds of EM.
+            transitions: Hamiltonian transitions per round.
+            leapfrog: gradient evaluations per transition.
         """
         latents = self.draw_prior(chains * len(levels), generator).unflatten(0, (chains, len(levels)))
         size = max(1, batch_size // chains)
@@ -224,7 +225,7 @@ class GaussianDecoder(LatentDecoder):
         self.noise = DiscretizedGaussian(self.spec, sigma)
 
     def _most_likely_noise(self, images: Sequence[Tensor], means: Sequence[Tensor]) -> float:
-        """Return the best log of sigma near the present one, by golden sections, of chunks of levels and means."""
+        """Return the best log sigma near the current one, by golden-section search over chunks of levels and means."""
         chunks = [(*self.noise.bins(levels, mean.dtype), mean) for levels, mean in zip(images, means, strict=True)]
 
         def nats(log_sigma: float) -> float:
@@ -237,5 +238,5 @@ class GaussianDecoder(LatentDecoder):
         while b - a > 0.01:
             left, right = b - golden * (b - a), a + golden * (b - a)
             a, b = (a, right) if nats(left) > nats(right) else (left, b)
-        # Noise far below the width of a bin changes no level any more.
+        # Noise far below the bin width never changes a level.
         return max((a + b) / 2, math.log(0.01 / self.spec.levels))

@@ -1,4 +1,4 @@
-"""Drawing latents, then images of them."""
+"""Samplers of latent-variable models, and interpolation of latents."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ from lightning_gen.samplers.base import Noise, Sampler
 
 @runtime_checkable
 class HasGenerator(Decodes, Protocol):
-    """A model whose latents are decoded by a network of this name."""
+    """A model whose latents are decoded by the network ``generator``."""
 
     generator: nn.Module
 
 
 @runtime_checkable
 class HasPixels(Decodes, Protocol):
-    """A model with a distribution of pixels given latents: ``pixel_parameters`` are what ``pixels`` takes."""
+    """A model with a distribution ``pixels`` of pixels, whose parameters are ``pixel_parameters`` of the latents."""
 
     pixels: PixelLikelihood
 
@@ -31,19 +31,20 @@ class HasPixels(Decodes, Protocol):
 
 @runtime_checkable
 class HasCodes(HasPixels, Protocol):
-    """A model whose latents are grids of a quantizer's codes, with a prior of these."""
+    """A model whose latents are grids of a quantizer's codes, with a prior over them."""
 
     quantizer: nn.Module
     prior: Any
 
 
 class LatentSampler(Sampler):
-    r"""Standard normal latents, :math:`z \sim \tau \, N(0, I)`, optionally truncated coordinate by coordinate.
+    r"""Normal latents, :math:`z = \tau \epsilon, \epsilon \sim N(0, I)`, each coordinate optionally truncated.
 
     Args:
         temperature: :math:`\tau > 0`, the standard deviation; below 1 trades diversity for fidelity.
-        truncation: t, or None. Coordinates beyond t (before the temperature) are drawn again (Brock et al. 2019).
-        chunk_size: images made at once; None for all.
+        truncation: t, or None. Coordinates of :math:`\epsilon` are drawn from N(0, 1) truncated to [-t, t] (Brock et
+            al. 2019).
+        chunk_size: images per chunk; None for all at once.
 
     Raises:
         InputError: for a temperature or truncation that is not above 0, or a temperature that is not finite.
@@ -68,7 +69,7 @@ class LatentSampler(Sampler):
     def latents(self, model: Any, n: int, labels: Tensor | None, generator: torch.Generator) -> Tensor:
         if self.truncation is None:
             return model.draw_latents(n, labels, generator=generator) * self.temperature
-        # Inverse CDF of the truncated normal: one draw each, however small the truncation.
+        # Inverse CDF: rejection sampling would need more draws the smaller the truncation.
         edge = torch.special.ndtr(torch.tensor(self.truncation, dtype=torch.float64)).item()
         numbers = uniform(n, *model.latent_shape, generator=generator, dtype=torch.float64)
         latent = torch.special.ndtri(numbers * (2 * edge - 1) + (1 - edge)).float()
@@ -76,12 +77,12 @@ class LatentSampler(Sampler):
 
 
 class StyleSampler(LatentSampler):
-    r"""Latents of a generator with styles w, which are drawn towards their mean (Karras et al. 2019).
+    r"""Truncation of the styles w of a generator towards their mean (Karras et al. 2019).
 
     .. math:: w' = \bar w + \psi (w - \bar w)
 
     Args:
-        psi: :math:`\psi`; 1 for none, smaller for fidelity at the cost of diversity.
+        psi: :math:`\psi`; 1 for no truncation, smaller values trade diversity for fidelity.
         temperature, truncation, chunk_size: as in :class:`LatentSampler`.
 
     Raises:
@@ -117,12 +118,12 @@ class PixelSampler(Sampler):
     r"""Latents of a model with a pixel likelihood, :math:`z \sim p(z)`, then pixels given them, :math:`x \sim p(x|z)`.
 
     Args:
-        pixels: "sample" draws pixels from their distribution, as the model's p(x) has it; "mean" takes their expected
-            values, the pictures usually shown, which are smoother than p(x).
-        chunk_size: images made at once; None for all.
+        pixels: "sample" draws from p(x | z), so that images follow the model's p(x); "mean" takes the expected values,
+            which are smoother and are what is usually shown.
+        chunk_size: images per chunk; None for all at once.
 
     Raises:
-        InputError: for other pixels.
+        InputError: for another value of ``pixels``.
     """
 
     neutral: ClassVar[Mapping[str, Any]] = {"pixels": "sample"}
@@ -146,15 +147,15 @@ class PixelSampler(Sampler):
 
 
 class PriorSampler(PixelSampler):
-    r"""Latents of a variational autoencoder, of the prior at a temperature, :math:`z \sim \tau\, p(z)`, then pixels.
+    r"""Latents of a VAE's prior, scaled by a temperature, :math:`z = \tau \epsilon, \epsilon \sim p`; then pixels.
 
     Args:
-        temperature: :math:`\tau > 0`, of a standard normal prior alone.
+        temperature: :math:`\tau > 0`; other than 1 for standard normal priors only.
         pixels, chunk_size: as in :class:`PixelSampler`.
 
     Raises:
-        InputError: for a temperature that is not above 0 and finite, or other pixels; for a model, with a temperature
-            of another prior.
+        InputError: for a temperature that is not above 0 and finite, or another value of ``pixels``; for a model with
+            another prior, if the temperature is not 1.
     """
 
     neutral: ClassVar[Mapping[str, Any]] = {"temperature": 1, **PixelSampler.neutral}
@@ -182,17 +183,16 @@ class PriorSampler(PixelSampler):
 
 
 class CodeSampler(PixelSampler):
-    r"""Grids of codes, :math:`c \sim p(c)`, then pixels given the codes' values.
+    r"""Grids of codes, :math:`c \sim p(c)`, then pixels, :math:`x \sim p(x \mid e_c)`, of the code vectors.
 
     Args:
-        prior: checkpoint of a model that was fitted to the codes (:class:`lightning_gen.models.Codes`), in Python also
-            that model itself; None for codes that are independent of each other, each by its place's histogram over
-            training.
+        prior: checkpoint of a model that was fitted to the codes (:class:`lightning_gen.models.Codes`), or in Python
+            the model itself; None for independent codes with the training frequencies of each position.
         pixels, chunk_size: as in :class:`PixelSampler`.
         trust: further packages from which the prior's classes may be built.
 
     Raises:
-        InputError: for other pixels.
+        InputError: for another value of ``pixels``.
     """
 
     needs = HasCodes
@@ -215,16 +215,15 @@ class CodeSampler(PixelSampler):
 
 
 def interpolate(start: Tensor, end: Tensor, count: int, latents: str) -> Tensor:
-    """Return the ways that pictures take from latents to others: where likely latents lie between them.
+    """Interpolate between pairs of latents: spherically if their distribution is normal, else linearly.
 
     Args:
         start, end: latents (N, D).
-        count: points n on each way, both ends among them, at least 2.
-        latents: how they are distributed, see :class:`~lightning_gen.core.protocols.Decodes`: on great circles where
-            that is "normal", else on straight lines.
+        count: number of points n including both ends, at least 2.
+        latents: their distribution, see :class:`~lightning_gen.core.protocols.Decodes`; "normal" uses :func:`slerp`.
 
     Returns:
-        latents (N, n, D).
+        Latents (N, n, D).
     """
     check_at_least("interpolate", 2, count=count)
     if latents == "normal":
@@ -234,21 +233,21 @@ def interpolate(start: Tensor, end: Tensor, count: int, latents: str) -> Tensor:
 
 
 def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    r"""Points on the great circles from ``start`` to ``end``, in equal angles (Shoemake 1985).
+    r"""Spherical linear interpolation from ``start`` to ``end``, in equal angles (Shoemake 1985).
 
     .. math:: z_t = r_t \, \frac{\sin((1 - t)\,\omega)\, u_0 + \sin(t\,\omega)\, u_1}{\sin \omega}, \qquad
         r_t = (1 - t) \|z_0\| + t \|z_1\|, \quad t = 0, \tfrac1{n-1}, ..., 1
 
-    with the directions :math:`u_i = z_i / \|z_i\|` and the angle :math:`\omega` between them. Straight lines between
-    normal latents pass through the middle, where there are next to none; these do not (White 2016). Latents that point
-    the same or opposite ways (no great circle, or no one in particular) are joined by a straight line.
+    with the directions :math:`u_i = z_i / \|z_i\|` and the angle :math:`\omega` between them. Linear interpolation
+    between normal latents passes through norms that are improbable under the prior; this one does not (White 2016).
+    Parallel or opposite latents, which have no unique great circle, are interpolated linearly.
 
     Args:
         start, end: latents (N, D).
-        steps: points n on each way, both ends among them, at least 2.
+        steps: number of points n including both ends, at least 2.
 
     Returns:
-        latents (N, n, D).
+        Latents (N, n, D).
 
     Raises:
         InputError: for fewer steps.
@@ -257,7 +256,7 @@ def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
     t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)[None, :, None]
     norms = [latent.norm(dim=1, keepdim=True) for latent in (start, end)]
     a, b = (latent / norm.clamp(min=1e-12) for latent, norm in zip((start, end), norms, strict=True))
-    # Not the arc cosine, which loses half of the digits near 0 and pi.
+    # The arc cosine would lose half of the digits near 0 and pi.
     angle = 2 * torch.atan2((b - a).norm(dim=1), (a + b).norm(dim=1))[:, None, None]
     sine = angle.sin()
     straight = sine < 1e-4

@@ -1,4 +1,4 @@
-"""Models that are fitted by expectation maximisation, and the floor below them all."""
+"""Models fitted by expectation maximisation, and the uniform baseline."""
 
 from lightning_gen.models.classical.base import ClassicalModel
 from lightning_gen.models.classical.hmm import CategoricalEmission, GaussianEmission, HiddenMarkovModel

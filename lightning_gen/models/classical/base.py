@@ -1,4 +1,4 @@
-"""Models that expectation maximisation fits: a density of levels, or of levels with noise."""
+"""The base class of models fitted by expectation maximisation."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -34,21 +34,20 @@ from lightning_gen.steps.surroundings import trainer_of
 
 
 class ClassicalModel(GenerativeModule):
-    r"""A density :math:`p(x)` of an image's levels, or :math:`p(\ell + u)` of its levels with noise, fitted by EM.
+    r"""A density :math:`p(x)` of an image's levels, or :math:`p(\ell + u)` of its dequantized levels, fitted by EM.
 
-    Training is :class:`~lightning_gen.models.classical.em.ExpectationMaximisation`. After each pass ``train/objective``
-    is logged, in nats per image: the log likelihood with the log prior, as training sees it. With blur, or noise that
-    dequantizes, it is an expectation over these, and no likelihood. Training ends by itself once a pass gains less than
-    ``tolerance``.
+    Training is :class:`~lightning_gen.models.classical.em.ExpectationMaximisation`. After each pass it logs
+    ``train/objective``, the log likelihood plus log prior in nats per image; with blur or dequantization this is an
+    expectation over that noise, not a likelihood. Training stops once a pass gains less than ``tolerance``.
 
     Args:
-        spec: the images.
-        make: called with the number of classes (1 where not conditional), makes the density.
-        dequantizer: noise in the likelihood of a density of real numbers; None where levels are its data.
+        spec: image format.
+        make: factory of the density from the number of classes (1 if not conditional).
+        dequantizer: dequantization noise of a continuous density; None for a density of discrete levels.
         conditional: fit one density per class.
-        start_images: images that the start is chosen by; at most one pass.
-        restarts: starts to choose from.
-        tolerance: smallest gain of a pass in nats per image; 0 goes on until the budget is spent.
+        start_images: number of images that initialise the parameters; at most one pass.
+        restarts: number of initialisations, of which the best is kept.
+        tolerance: smallest gain of a pass in nats per image; 0 trains until the budget is spent.
 
     Raises:
         InputError: for numbers out of range, or class-conditional models of unlabelled images.
@@ -89,9 +88,9 @@ class ClassicalModel(GenerativeModule):
         self.count_images(batch)
 
     def end_pass(self) -> None:
-        """Log the objective, and end training where the pass gained too little."""
+        """Log the objective, and stop training if the pass gained too little."""
         self.track(objective=torch.tensor(self.em.objective))
-        # Without a tolerance even a loss, which is rounding, ends nothing.
+        # A tolerance of 0 must not stop training when rounding makes the gain negative.
         trainer = trainer_of(self)
         if self.em.passes > 1 and self.tolerance and self.em.gain < self.tolerance and trainer is not None:
             trainer.should_stop = True
@@ -106,24 +105,24 @@ class ClassicalModel(GenerativeModule):
         return {}
 
     def data_of(self, levels: Tensor) -> Tensor:
-        """Return what the density is of, (B, D): levels, or the middles of their bins about mid-range."""
+        """Return the density's argument (B, D): int64 levels, or bin centres minus L / 2 for a continuous density."""
         if self.dequantizer is None:
             return levels.to(torch.int64)
         return levels.to(torch.float64) + (self.dequantizer.mean - self.spec.levels / 2)
 
     def levels_of(self, x: Tensor) -> Tensor:
-        """Return levels (B, C, H, W) of data (B, D), which need not be in range: bins are rounded down."""
+        """Invert :meth:`data_of`: return levels (B, C, H, W) of data (B, D), rounded down and clamped to the range."""
         if self.dequantizer is not None:
             x = (x + self.spec.levels / 2).floor().clamp(0, self.spec.levels - 1)
         return x.to(self.spec.dtype).view(-1, *self.spec.shape)
 
     def checked(self, levels: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return images as rows (B, D) on this device, and the labels that the model heeds, checked."""
+        """Check images and labels; return images as rows (B, D) on this device, and the labels that the model uses."""
         self.spec.check(levels, f"{type(self).__name__}: images")
         return levels.flatten(1).to(self.device), heeded_labels(self, labels, len(levels))
 
     def chunks(self, levels: Tensor, labels: Tensor | None, times: int = 1) -> Iterator[slice]:
-        """Yield slices of images of bounded cost, each image ``times`` at once; at least one, which may be empty."""
+        """Yield slices of bounded memory, for images repeated ``times`` each; at least one, which may be empty."""
         size, n = rows_at_once(times * self.density.row_cost), len(levels)
         yield from watched([slice(start, min(start + size, n)) for start in range(0, max(n, 1), size)])
 
@@ -132,15 +131,15 @@ class ClassicalModel(GenerativeModule):
         return "exact" if self.dequantizer is None else "asymptotic"
 
     def draw(self, n: int, labels: Tensor | None, generator: torch.Generator) -> Tensor:
-        """Draw ``n`` images: ancestral sampling."""
+        """Draw ``n`` images by ancestral sampling."""
         return self.levels_of(self.density.sample(n, labels, generator))
 
     def likelihood(
         self, levels: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Likelihood:
-        """Return log p(levels), of dequantized models a bound by some noises; see :class:`HasLikelihood`.
+        """Return log p(levels), or its importance-weighted bound if dequantized; see :class:`HasLikelihood`.
 
-        Without labels a class-conditional model is the mixture over classes by their shares of the training images.
+        Without labels a class-conditional model is a mixture over classes, weighted by their training frequencies.
         """
         levels, labels = self.checked(levels, labels)
         generator, nats = generator or fresh_generator(), []
@@ -152,7 +151,7 @@ class ClassicalModel(GenerativeModule):
         return Likelihood(torch.cat(nats), "dequantized", self.dequantizer.noises)
 
     def log_prob(self, levels: Tensor, labels: Tensor | None, generator: torch.Generator) -> Tensor:
-        """Return log p(levels), or its bound, nats (B,), of levels (B, D)."""
+        """Return log p(levels) or its bound, nats (B,), of levels (B, D)."""
         if self.dequantizer is None:
             return self.density.log_prob(self.data_of(levels), labels)
         middle = self.spec.levels / 2
@@ -169,14 +168,14 @@ class ClassicalModel(GenerativeModule):
     ) -> Tensor:
         """Draw the pixels of levels (B, C, H, W) where the mask ``known`` is false, given the others.
 
-        The draw is from the model's own conditional distribution: exactly, or where it is a density of dequantized
-        levels, exactly as its number of noises grows.
+        The draw is from the model's conditional distribution: exact for discrete levels, asymptotically exact in the
+        number of noise samples for dequantized ones.
 
         Args:
-            levels: images; what they have at unknown pixels does not matter.
-            known: bool, (B, C, H, W) or whatever can be broadcast to it.
-            labels: classes (B,) for a class-conditional model; None leaves the class to be inferred.
-            generator: source of all randomness; None draws a fresh one from torch's global generator.
+            levels: images; values at unknown pixels are ignored.
+            known: bool, (B, C, H, W) or broadcastable to it.
+            labels: classes (B,) for a class-conditional model; None infers the class.
+            generator: source of all randomness; None takes a new one, seeded by torch's global generator.
         """
         generator, drawn = generator or fresh_generator(), []
         mask = check_mask(known, levels).flatten(1).to(self.device)
@@ -188,15 +187,16 @@ class ClassicalModel(GenerativeModule):
         return torch.where(mask.view_as(levels), levels.to(self.device), torch.cat(drawn))
 
     def observed(self, levels: Tensor, known: Tensor, labels: Tensor | None, generator: torch.Generator) -> Tensor:
-        """Return data (B, D) of levels (B, D), of which the known ones count.
+        """Return data (B, D) of levels (B, D).
 
-        Dequantization noise is drawn from its posterior given them, among as many as the likelihood takes.
+        Dequantization noise is drawn from its posterior given the known levels, by resampling the likelihood's number
+        of candidates (sampling importance resampling, Rubin 1987).
         """
         x = self.data_of(levels)
         if self.dequantizer is None:
             return x
         noise = self.dequantizer.candidates(levels, generator) - self.dequantizer.mean
-        # All noises at once: what depends on a mask alone, such as factors of covariances, is then computed once.
+        # All candidates in one call, so that work that depends on the mask alone (covariance factors) is done once.
         count = len(noise)
         repeated = None if labels is None else labels.repeat(count)
         scores = self.density.known_log_prob((x + noise).flatten(0, 1), known.repeat(count, 1), repeated)
@@ -204,7 +204,7 @@ class ClassicalModel(GenerativeModule):
         return x + noise[chosen, torch.arange(len(x), device=x.device)]
 
     def diagnostics(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the log likelihood of each image in nats: held-out images below training images are overfitting."""
+        """Return ``nats`` (B,), the log likelihood of each image; lower values on held-out images mean overfitting."""
         generator = keyed_generator(self.seed, "diagnostics", self.images_seen)
         with evaluating(self):
             return {"nats": self.likelihood(batch.levels, batch.labels, generator=generator).nats}
@@ -218,7 +218,7 @@ class ClassicalModel(GenerativeModule):
         self.em.load_state(checkpoint["expectation_maximisation"], self.ranks)
 
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load as torch does; parameters of which some are missing are no start, so that one is chosen after all."""
+        """Load as in torch; if some parameters are missing, all are initialised again when training starts."""
         found = super().load_state_dict(state_dict, strict, assign)
         if found.missing_keys and self.started:
             rank_zero_warn(

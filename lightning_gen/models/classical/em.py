@@ -1,8 +1,8 @@
-"""Expectation maximisation on the endless training stream: passes, statistics, starts and stops.
+"""Expectation maximisation on an endless training stream.
 
-Libraries were looked at first. scikit-learn's mixtures and hmmlearn take all data at once and have no prior on full
-covariances; pomegranate has streaming sums, in float32, without priors, trees, ranks or resume. k-means++ is
-scikit-learn's; it and hmmlearn are what the tests compare with.
+Why not a library: scikit-learn's mixtures and hmmlearn need all data in memory and have no prior on full covariances;
+pomegranate streams, but in float32 and without priors, trees, distributed training or resuming. Initialisation uses
+scikit-learn's k-means++; tests compare with scikit-learn and hmmlearn.
 """
 
 import math
@@ -19,33 +19,34 @@ from lightning_gen.distributions.density import Density
 RESTART_STEPS = 5
 
 Part = tuple[Tensor, Tensor | None]
-"""Levels (N, D) and labels (N,) of some images of the stream."""
+"""Levels (N, D) and labels (N,) or None of consecutive images of the stream."""
 
 
 class ExpectationMaximisation:
-    r"""Fits a density by EM: one M step for each *pass*, which is the whole training part once.
+    r"""Fits a density by batch EM (Dempster et al. 1977), with one M step per *pass* over the training images.
 
     The training stream is a concatenation of permutations of the N training images, so a pass is N consecutive images
-    of it; a batch that runs over the end of a pass is cut there. Batches add sufficient statistics (float64 sums), and
-    ranks add theirs up once a pass. So neither the batch size nor the number of ranks changes anything beyond rounding,
-    and a run that is stopped within a pass is resumed exactly. Where a loader ends by itself, a pass is an epoch.
+    of it; a batch that crosses the end of a pass is split there. Sufficient statistics (float64 sums) are accumulated
+    over batches and reduced over ranks at the end of a pass. The result therefore depends on batch size and number of
+    ranks only through rounding, and a run interrupted within a pass resumes exactly. With a finite loader, a pass is an
+    epoch.
 
-    The first ``start_images`` of the stream are kept until parameters are chosen from them: each restart begins from
-    another clustering; of several, each takes five EM steps on these images, and the one with the best penalised
-    objective stays. Parameters that a run was given (``--init_from``) are a start themselves, with their priors.
+    Parameters are initialised from the first ``start_images`` of the stream, by clustering. Of several restarts, each
+    takes five EM steps on these images, and the one with the best penalised objective is kept. Parameters given to a
+    run (``--init_from``) replace this initialisation.
 
     Args:
         owner: the model, whose buffer ``started`` is set, and which is named in messages.
-        density: what is fitted.
-        data_of: makes data (B, D) of levels (B, D).
-        start_images: images that the start is chosen by; at most one pass.
-        restarts: starts to choose from.
+        density: the density to fit.
+        data_of: maps levels (B, D) to the density's data (B, D).
+        start_images: number of images that initialise the parameters; at most one pass.
+        restarts: number of initialisations, of which the best is kept.
 
     Attributes:
-        pass_images: images of a pass; None where a loader ends by itself.
+        pass_images: images of a pass; None with a finite loader.
         passes: M steps taken.
-        objective: of the last pass, nats per image: log likelihood with the log prior, which EM never lowers.
-        gain: by how much the last pass was better than the one before.
+        objective: log likelihood plus log prior of the last pass, nats per image, which EM never lowers.
+        gain: increase of the objective over the pass before.
     """
 
     def __init__(
@@ -62,16 +63,16 @@ class ExpectationMaximisation:
 
     @property
     def started(self) -> bool:
-        """Whether there are parameters to go on from: stored with them, so that whoever has them has a start."""
+        """Whether the parameters are initialised; a buffer of the model, so that it is stored together with them."""
         return bool(self.owner.started)
 
     def take(self, levels: Tensor, labels: Tensor | None, position: int, ranks: Ranks, seed: int) -> bool:
-        """Take this rank's batch of the step that begins at ``position`` images seen; return whether a pass ended."""
+        """Add this rank's batch, of the step that begins at ``position`` images seen; return whether a pass ended."""
         first, end = position + ranks.rank * len(levels), position + ranks.count * len(levels)
         ended = False
         while position < end:
             stop = min(end, self._next_cut(position))
-            rows = slice(max(position - first, 0), max(stop - first, 0))  # none, where they are other ranks'
+            rows = slice(max(position - first, 0), max(stop - first, 0))  # empty if they are on other ranks
             self._add((levels[rows], None if labels is None else labels[rows]))
             position = stop
             if not self.started and position == self.start_ends:
@@ -83,7 +84,7 @@ class ExpectationMaximisation:
 
     @property
     def start_ends(self) -> int:
-        """Images of the stream from which the start is chosen."""
+        """Number of images that initialise the parameters."""
         return min(self.start_images, self.pass_images or self.start_images)
 
     def _next_cut(self, position: int) -> int:
@@ -112,7 +113,7 @@ class ExpectationMaximisation:
         """Take the M step that ends a pass.
 
         Raises:
-            InputError: for a log likelihood that is not finite.
+            InputError: for an objective that is not finite.
         """
         statistics, self.statistics = self.statistics, {}
         statistics = {name: ranks.sum(value) for name, value in statistics.items()}
@@ -126,18 +127,18 @@ class ExpectationMaximisation:
         self.passes += 1
 
     def start(self, ranks: Ranks, seed: int) -> None:
-        """Choose first parameters from the images that all ranks kept, then count these."""
+        """Initialise the parameters from the images that all ranks kept, then add these to the statistics."""
         parts, device = [self.kept], next(self.density.parameters()).device
         if ranks.count > 1:
             parts = [None] * ranks.count
             torch.distributed.all_gather_object(parts, [to(part, "cpu") for part in self.kept])
-        # In the order of the stream: ranks' rows of one cut lie next to each other.
+        # Restore the order of the stream: within each part, rank by rank.
         ordered = [to(part, device) for cut in zip(*parts, strict=True) for part in cut]
         levels = torch.cat([part[0] for part in ordered])
         labels = None if ordered[0][1] is None else torch.cat([part[1] for part in ordered])
         if ranks.rank == 0:
             self.choose_start(levels, labels, seed)
-        if ranks.count > 1:  # threads of k-means may add up in another order on another rank
+        if ranks.count > 1:  # multithreaded k-means is not deterministic to the last bit
             for value in [*self.density.parameters(), *self.density.buffers()]:
                 torch.distributed.broadcast(value.data, src=0)
         self.owner.started.fill_(True)
@@ -146,7 +147,7 @@ class ExpectationMaximisation:
             self._add(part)
 
     def choose_start(self, levels: Tensor, labels: Tensor | None, seed: int) -> None:
-        """Set first parameters from these images: the best of ``restarts`` starts.
+        """Set the parameters to the best of ``restarts`` initialisations from these images.
 
         Raises:
             InputError: for fewer images than clusters.
@@ -166,14 +167,14 @@ class ExpectationMaximisation:
         self.density.load_state_dict(best_state)
 
     def step(self, levels: Tensor, labels: Tensor | None = None) -> float:
-        """Take one EM step on all of these images, and return the penalised objective (nats) *before* it."""
+        """Take one EM step on these images; return the total penalised objective (nats) *before* it."""
         statistics = self._sum((levels, labels), {})
         objective = statistics["log_likelihood"] + self.density.log_prior()
         self.density.maximisation(statistics)
         return float(objective)
 
     def check_enough(self, images: int) -> None:
-        """Raise InputError where there are fewer images (of one class) than the density needs to start."""
+        """Raise InputError for fewer images (of one class) than clusters to initialise."""
         count, name = self.density.clusters
         if images < count:
             of = "images of a class" if self.density.groups > 1 else "images"
@@ -183,7 +184,7 @@ class ExpectationMaximisation:
             )
 
     def state(self, ranks: Ranks) -> list[dict[str, Any]]:
-        """Return what each rank has taken since the last M step, and where training stands: plain data and tensors."""
+        """Return the progress and each rank's statistics since the last M step, as plain data and tensors."""
         names = ("kept", "statistics", "passes", "objective", "gain")
         own = {name: getattr(self, name) for name in names}
         everyones = [own] * ranks.count
@@ -192,13 +193,13 @@ class ExpectationMaximisation:
         return everyones
 
     def load_state(self, everyones: list[dict[str, Any]], ranks: Ranks) -> None:
-        """Restore what :meth:`state` returned, on as many ranks or on others."""
+        """Restore what :meth:`state` returned, possibly on another number of ranks."""
         device = next(self.density.parameters()).device
         for name in ("passes", "objective", "gain"):
             setattr(self, name, everyones[0][name])
         if len(everyones) == ranks.count:
             kept, statistics = everyones[ranks.rank]["kept"], everyones[ranks.rank]["statistics"]
-        else:  # sums are sums, whoever adds them; of other ranks there is nothing, as many times as the first has parts
+        else:  # rank 0 takes everything; the others get as many parts, empty, since :meth:`start` zips them
             kept = [part for cut in zip(*(each["kept"] for each in everyones), strict=True) for part in cut]
             statistics = {}
             for each in everyones:

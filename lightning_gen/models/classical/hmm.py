@@ -1,4 +1,4 @@
-"""Hidden Markov models of images that are read row by row, or pixel by pixel."""
+"""Hidden Markov models of images, over rows or over pixels in raster order."""
 
 from functools import partial
 from typing import Literal
@@ -11,7 +11,7 @@ from lightning_gen.models.classical.base import ClassicalModel
 
 
 class CategoricalEmission:
-    """What a state emits: independent categoricals over levels.
+    """Emission distribution of a state: independent categoricals over levels.
 
     Args:
         smoothing, shared, blur, blur_width, blur_ends: as in :class:`CategoricalMixture`.
@@ -41,7 +41,7 @@ class CategoricalEmission:
 
 
 class GaussianEmission:
-    """What a state emits: independent Gaussians of dequantized levels, as :class:`GaussianMixture` sees them.
+    """Emission distribution of a state: independent Gaussians of dequantized levels, as in :class:`GaussianMixture`.
 
     Args:
         prior_strength, prior_variance, dequantizer: as in :class:`GaussianMixture`.
@@ -66,14 +66,18 @@ class GaussianEmission:
 
 
 class HiddenMarkovModel(ClassicalModel):
-    """Hidden Markov model of an image that is read in steps, see :class:`~lightning_gen.distributions.HiddenMarkov`.
+    r"""Hidden Markov model of an image as a sequence of T steps, fitted by the Baum-Welch algorithm (Baum et al. 1970).
+
+    .. math:: p(x) = \sum_{s_1, \dots, s_T} p(s_1)\, p(x_1 \mid s_1) \prod_{t=2}^T p(s_t \mid s_{t-1})\, p(x_t \mid s_t)
+
+    See :class:`~lightning_gen.distributions.HiddenMarkov`.
 
     Args:
-        spec: the images.
-        states: S, for each class where conditional.
-        scan: what one step is: a row of the image, or a pixel in raster order.
-        emission: what states emit; categoricals if not given.
-        homogeneous: whether steps share their parameters.
+        spec: image format.
+        states: number of hidden states S (per class if conditional).
+        scan: one step is a row of the image, or a pixel in raster order.
+        emission: emission distribution of the states; categorical if not given.
+        homogeneous: whether all steps share their parameters.
         conditional, start_images, restarts, tolerance: as in :class:`ClassicalModel`.
 
     Raises:

@@ -26,25 +26,27 @@ COVARIANCES = {
 
 
 class GaussianMixture(ClassicalModel):
-    r"""Mixture of Gaussians of dequantized levels, :math:`x = \ell + u`, u uniform in [0, 1) (Theis et al. 2016).
+    r"""Mixture of Gaussians of dequantized levels :math:`x = \ell + u`, u uniform in [0, 1) (Theis et al. 2016).
 
-    Training integrates the noise exactly in its lower bound (see
-    :class:`~lightning_gen.distributions.gaussian.GaussianComponents`), draws none, and so never lowers its objective.
-    Covariances are the mode of their posterior under an inverse Wishart prior that counts for a images like all of the
-    training part, shrunk: :math:`\Sigma_k = (S_k + a v M) / (n_k + a)`, with M the covariance of all first images.
-    ``low_rank`` is a mixture of factor analysers, for many pixels (Ghahramani and Hinton 1996); its prior, with M's
-    diagonal, is on the noise of each pixel, and that of ``diagonal`` on each variance.
+    .. math:: p(x) = \sum_k \pi_k\, \mathcal N(x; \mu_k, \Sigma_k)
+
+    Training integrates over u analytically in its lower bound (see
+    :class:`~lightning_gen.distributions.gaussian.GaussianComponents`), so EM never lowers the objective. Covariances
+    are MAP estimates under an inverse Wishart prior worth a images, :math:`\Sigma_k = (S_k + a v M) / (n_k + a)`, with
+    M the covariance of the images that initialise the parameters. ``low_rank`` is a mixture of factor analysers, for
+    many pixels (Ghahramani and Hinton 1996). Its prior is on the noise variance of each pixel, that of ``diagonal`` on
+    each variance; both use the diagonal of M.
 
     The likelihood is the dequantizer's importance-weighted bound; samples are rounded down.
 
     Args:
-        spec: the images.
-        components: K, for each class where conditional.
-        covariance: of each component.
-        rank: number of factors, of ``low_rank`` only.
+        spec: image format.
+        components: number of components K (per class if conditional).
+        covariance: covariance structure of each component.
+        rank: number of factors; for ``low_rank`` only.
         prior_strength: a, in images.
-        prior_variance: v, as a share of the variance of all training images.
-        dequantizer: the noise u, uniform and 64 times for each image if not given.
+        prior_variance: v, relative to the variance of the training images.
+        dequantizer: distribution of u; uniform, with 64 samples per image in the bound, if not given.
         conditional, start_images, restarts, tolerance: as in :class:`ClassicalModel`.
 
     Raises:
@@ -75,7 +77,7 @@ class GaussianMixture(ClassicalModel):
             noise_variance=dequantizer.variance,
             prior_strength=prior_strength,
             prior_variance=prior_variance,
-            variance=spec.levels**2 * dequantizer.variance,  # before training, as wide as uniform levels
+            variance=spec.levels**2 * dequantizer.variance,  # initially that of uniform levels
             **({} if rank is None else {"rank": rank}),
         )
         make = partial(Mixture, parts, components)
@@ -83,16 +85,16 @@ class GaussianMixture(ClassicalModel):
 
 
 class TableMixture(ClassicalModel):
-    """Mixture of components that keep tables of levels.
+    """Mixture of components that are tables of level probabilities.
 
     Args:
-        spec: the images.
-        components: K, for each class where conditional.
-        smoothing: images added to each component, spread evenly over levels (Dirichlet prior); above 0.
-        shared: images added to each component that are like the average training image.
-        blur: probability that training sees a level moved to a neighbouring one: levels are ordered.
-        blur_width: how far they are moved, in levels.
-        blur_ends: that probability for the lowest and the highest level, such as paper and ink.
+        spec: image format.
+        components: number of components K (per class if conditional).
+        smoothing: pseudo-images per component, spread evenly over levels (Dirichlet prior); above 0.
+        shared: pseudo-images per component, distributed like the training images (Dirichlet prior).
+        blur: probability that training replaces a level by a nearby one, since levels are ordered.
+        blur_width: width of that replacement, in levels.
+        blur_ends: the same probability for the lowest and the highest level, such as background and ink.
         conditional, start_images, restarts, tolerance: as in :class:`ClassicalModel`.
 
     Raises:
@@ -123,7 +125,7 @@ class TableMixture(ClassicalModel):
 
 
 class CategoricalMixture(TableMixture):
-    """Mixture of products of independent categoricals over levels; with one component, independent pixels.
+    r"""Mixture of independent categoricals over levels, :math:`p(x) = \sum_k \pi_k \prod_d \theta_{kd}(x_d)`.
 
     Arguments are those of :class:`TableMixture`.
     """
@@ -131,15 +133,15 @@ class CategoricalMixture(TableMixture):
     parts_class = CategoricalComponents
 
     def pixel_log_probs(self, levels: Tensor, labels: Tensor | None = None) -> Tensor:
-        r"""Return predictions of each pixel from those before it, in the order of levels (C, H, W), channels first.
+        r"""Return the autoregressive prediction of each pixel, in the order of the flattened levels (C, H, W).
 
         .. math:: \log p(x_d = l \mid x_{<d}) = \log \sum_k p(k \mid x_{<d})\, \theta_{kd}(l)
 
-        By the chain rule, those of the levels that are there sum to the likelihood.
+        By the chain rule, the entries at the observed levels sum to the log likelihood.
 
         Args:
             levels: images (B, C, H, W).
-            labels: classes (B,) for a class-conditional model; None leaves the class to be inferred.
+            labels: classes (B,) for a class-conditional model; None infers the class.
 
         Returns:
             Log probabilities of all levels, float64 (B, C, H, W, L).
@@ -153,7 +155,7 @@ class CategoricalMixture(TableMixture):
 
     def _predict(self, x: Tensor, labels: Tensor | None) -> Tensor:
         table = self.density.parts.table
-        joint = self.density.log_mixing(labels).expand(len(x), -1)  # of the component and the pixels so far
+        joint = self.density.log_mixing(labels).expand(len(x), -1)  # log p(k, x_{<d})
         out = []
         for d in range(self.spec.dims):
             out.append((joint.softmax(1) @ table[:, d].exp()).log())
@@ -162,10 +164,12 @@ class CategoricalMixture(TableMixture):
 
 
 class ChowLiuMixture(TableMixture):
-    """Mixture of trees, each the best for its images (Chow and Liu 1968, Meila and Jordan 2000).
+    r"""Mixture of maximum-likelihood trees (Chow and Liu 1968; Meila and Jordan 2000).
 
-    Every pixel depends on one other; which, each component learns. Memory grows with the square of pixels times levels:
-    sizes whose counts would take more than 2 GiB are refused. Arguments are those of :class:`TableMixture`.
+    .. math:: p(x) = \sum_k \pi_k \prod_d p_k(x_d \mid x_{\mathrm{pa}_k(d)})
+
+    Each component learns its own tree. Memory grows as :math:`(D L)^2`; counts of more than 2 GiB are refused.
+    Arguments are those of :class:`TableMixture`.
     """
 
     parts_class = TreeComponents

@@ -1,4 +1,4 @@
-"""A run that fits a model by EM: what begins it, ends its passes, and is said at its end."""
+"""The callback that fits a model by EM within a Trainer run."""
 
 import math
 from typing import Any
@@ -9,13 +9,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_gen.core import InputError, keyed_generator, refuse_precision
 
-BIC_EVALUATIONS = 2**17  # of images, each as often as the likelihood takes noises
+BIC_EVALUATIONS = 2**17  # density evaluations: images times noise samples of the likelihood
 
 
 class PassesOverData(Callback):
-    """Tell EM how long a pass is, and print the Bayesian information criterion at the end.
+    """Set the length of a pass of EM, and print the Bayesian information criterion at the end.
 
-    Changed (augmented) images are refused: passes over them would not be of the same images.
+    Augmentation is refused, since every pass must see the same images.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -27,7 +27,7 @@ class PassesOverData(Callback):
             )
         em = pl_module.em
         em.pass_images = len(data.images("train").levels) if hasattr(data, "images") else None
-        if em.pass_images is not None and not trainer.fast_dev_run:  # which never gets as far as the start
+        if em.pass_images is not None and not trainer.fast_dev_run:  # which ends before the initialisation
             em.check_enough(em.pass_images)
 
     @torch.no_grad()
@@ -60,7 +60,7 @@ class PassesOverData(Callback):
 
 @torch.no_grad()
 def report_bic(model: LightningModule, images: Any) -> str:
-    """Return a line with the criterion of a model on training images, or on an even selection of many."""
+    """Return a line with the BIC of a model on the training images, estimated from a subset if there are many."""
     n, noises = len(images.levels), 1 if model.dequantizer is None else model.dequantizer.noises
     count = min(n, max(1, BIC_EVALUATIONS // noises))
     own = (torch.arange(count) * n // count)[model.ranks.rank :: model.ranks.count].numpy()
@@ -74,14 +74,13 @@ def report_bic(model: LightningModule, images: Any) -> str:
 
 
 def bic(log_likelihood: float, free_parameters: int, images: int) -> float:
-    r"""Return :math:`-2 \log L + p \log N` (Schwarz 1978), of the model's own likelihood: lower is better.
+    r"""Return the Bayesian information criterion :math:`-2 \log L + p \log N` (Schwarz 1978); lower is better.
 
-    Where it is class-conditional, that is the likelihood given labels. A bound in its place (of dequantized levels)
-    raises the figure.
+    With a lower bound in place of the likelihood (of dequantized levels) it is an upper bound.
 
     Args:
-        log_likelihood: log L, in nats, of all training images.
+        log_likelihood: log L, in nats, of all training images; given labels for a class-conditional model.
         free_parameters: p.
-        images: their number N.
+        images: N.
     """
     return -2 * log_likelihood + free_parameters * math.log(images)

@@ -1,4 +1,4 @@
-"""The floor below all models."""
+"""The uniform distribution over images, a baseline for every model."""
 
 import math
 
@@ -13,7 +13,7 @@ from lightning_gen.steps.surroundings import trainer_of
 
 
 class Uniform(GenerativeModule):
-    r"""Every image is equally likely: exactly :math:`\log_2 L` bits per dimension. The floor; nothing is learned."""
+    r"""Uniform distribution over images, :math:`p(x) = L^{-D}`, or :math:`\log_2 L` bits per dimension; not trained."""
 
     automatic_optimization = False
     completion = "exact"
@@ -40,7 +40,7 @@ class Uniform(GenerativeModule):
     def likelihood(
         self, levels: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Likelihood:
-        """Return -D log L for every image."""
+        """Return -D log L, nats (B,), for every image."""
         nats = -self.spec.dims * math.log(self.spec.levels)
         return Likelihood(self.spec.check(levels).new_full((len(levels),), nats, dtype=torch.float64), "exact")
 
@@ -57,6 +57,6 @@ class Uniform(GenerativeModule):
         *,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Draw the pixels where the mask ``known``, which can be broadcast to levels, is false, uniformly."""
+        """Draw the pixels where the mask ``known``, which can be broadcast to levels, is false."""
         mask = check_mask(known, self.spec.check(levels))
         return torch.where(mask, levels, self.draw(len(levels), None, generator or fresh_generator()).to(levels))
