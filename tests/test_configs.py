@@ -27,8 +27,8 @@ def command(path: Path) -> list[str]:
 
 
 def paint(folder: Path, classes: int, channels: int) -> None:
-    """Write two small pictures per class (or twelve without classes) into ``folder``."""
-    for i in range(2 * classes or 12):
+    """Write two small pictures per class (or twenty without classes) into ``folder``."""
+    for i in range(2 * classes or 20):
         place = folder / f"class{i % classes}" if classes else folder
         place.mkdir(parents=True, exist_ok=True)
         picture = Image.new("RGB", (40 + i, 36), (10 * i, 90, 200 - 9 * i))
@@ -88,7 +88,7 @@ def test_the_name_says_family_variant_and_data():
 
 
 # Networks for larger images take their time, and are those of the configs for digits.
-LARGE = ("fashion-mnist", "cifar10")
+LARGE = ("fashion-mnist", "cifar10", "128", "256")
 WITH_LARGE_ONES_SLOW = [
     pytest.param(path, marks=pytest.mark.slow) if any(word in path.name for word in LARGE) else path for path in CONFIGS
 ]
@@ -99,7 +99,8 @@ def test_it_takes_a_step(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = command(path)
     painted = on_this_machine(arguments, path)
-    small = ["--data.batch_size", "4", "--evaluation.batch_size", "8", "--grid.n", "4", "--run.threads", "1"]
+    few, some = ("2", "2") if any(side in path.name for side in ("128", "256")) else ("4", "8")
+    small = ["--data.batch_size", few, "--evaluation.batch_size", some, "--grid.n", few, "--run.threads", "1"]
     small += ["--pictures.n", "4", "--pictures.pairs", "1"]
     if issubclass(
         find_class(yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["class_path"]), VariationalModel

@@ -115,9 +115,9 @@ def test_examples_are_short_and_tidy(block, tmp_path):
 def quickstart(tmp_path_factory) -> Path:
     """A folder in which the README's first command was run, only shorter, and where my_pictures lies."""
     folder = tmp_path_factory.mktemp("readme")
-    for i in range(12):
+    for i in range(20):
         (folder / "my_pictures").mkdir(exist_ok=True)
-        Image.new("RGB", (20 + i, 30), (20 * i, 100, 10)).save(folder / "my_pictures" / f"{i}.png")
+        Image.new("RGB", (20 + i, 30), (12 * i, 100, 10)).save(folder / "my_pictures" / f"{i}.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         main(["fit", "--config", "configs/quickstart.yaml", *SHORT])

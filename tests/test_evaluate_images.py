@@ -10,6 +10,7 @@ from PIL import Image
 from refusals import refused
 
 import lightning_gen.commands.evaluate as evaluate
+from lightning_gen.callbacks.evaluation import choose_images
 from lightning_gen.callbacks.grid import to_pixels
 from lightning_gen.cli import main
 from lightning_gen.core.errors import InputError
@@ -37,7 +38,7 @@ SPEC = Digits.spec
 
 def write_folder(folder, levels, spec, labels=None):
     """Write levels (N, 1, H, W) as 8-bit PNG files."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for i, image in enumerate(to_pixels(torch.from_numpy(levels), spec)[..., 0]):
         Image.fromarray(image).save(folder / f"{i:05d}.png")
     if labels is not None:
@@ -236,11 +237,26 @@ def test_the_batch_size_changes_no_figure(score):
         assert found == pytest.approx(expected, rel=1e-6), size
 
 
-def test_n_takes_the_first_images(place, score, tmp_path):
-    np.save(tmp_path / "first.npy", np.load(place / "drawn" / "samples.npy")[:50])
+def test_n_takes_a_subset_that_no_order_of_names_decides(place, score, tmp_path):
+    chosen = choose_images(len(np.load(place / "drawn" / "samples.npy")), 50)
+    np.save(tmp_path / "some.npy", np.load(place / "drawn" / "samples.npy")[chosen])
     report = score("drawn", "digits", *DIGITS, "--n", "50", "--batch_size", "40")
     assert report["n"] == 50
-    assert figures(report) == pytest.approx(figures(score(tmp_path / "first.npy", "digits", *DIGITS)), rel=1e-6)
+    assert figures(report) == pytest.approx(figures(score(tmp_path / "some.npy", "digits", *DIGITS)), rel=1e-6)
+    of_each_class = torch.bincount(choose_images(1000, 100) // 100, minlength=10)  # ten classes, one after the other
+    assert of_each_class.min() >= 4
+
+
+def test_a_subset_of_images_sorted_by_class_is_near_to_all_of_them(score, tmp_path):
+    levels, labels = Digits().load("train")
+    for label in range(10):
+        write_folder(tmp_path / "sorted" / str(label), levels[labels == label], SPEC)
+    options = ("--class_folders", "true", *DIGITS, *FID)
+    whole, some = (score(tmp_path / "sorted", "digits", *options, *n) for n in ((), ("--n", "300")))
+    assert whole["fid_digits"] < 0.01
+    assert some["fid_digits"] < 1.5  # 30 of the first class alone: above 100
+    named = score(tmp_path / "sorted", "digits", "--per_class", "true", *options, "--n", "600")
+    assert named["fid_digits_class3"] < 5
 
 
 def test_image_files_are_brought_to_a_size_and_arrays_are_not(place, score, tmp_path):
@@ -317,7 +333,8 @@ def test_neighbours_show_each_image_beside_its_nearest(place, score, tmp_path):
     file = tmp_path / "beside.png"
     score("drawn", "digits", *DIGITS, *FID, "--neighbours", str(file), "--n", "9")
     sheet = np.asarray(Image.open(file))
-    levels, real = np.load(place / "drawn" / "samples.npy")[:9], Digits().load("train").levels
+    drawn, real = np.load(place / "drawn" / "samples.npy"), Digits().load("train").levels
+    levels = drawn[choose_images(len(drawn), 9)]
     extractor = DigitsExtractor()
     own, theirs = (extractor(torch.from_numpy(x), SPEC).features.double().numpy() for x in (levels, real))
     distance = np.linalg.norm(own[:, None] - theirs[None], axis=2)
@@ -405,10 +422,13 @@ def test_images_that_cannot_be_scored(bad, tmp_path, capsys, monkeypatch, side):
         ("", "--generated : no such folder or file of images: check the path"),
         ("empty", "empty: holds no images"),
         ("notes.txt", "notes.txt: is no array of images: give a folder of images, or a .npy or .npz file"),
-        ("mixed", "mixed/zz.png: is 6 x 8 among images of 8 x 8: give a size to bring all to"),
-        ("broken", "broken/00004.png: is no readable image: repair or remove it"),
+        ("mixed", "mixed/zz.png: is 6 x 8 among images of 8 x 8: give a --size to bring all to"),
+        ("broken", "broken/00004.png: is broken ("),
         ("wide", "wide: images are 1 x 8 x 16 and the real ones 1 x 8 x 8 (channels x height x width): bring them to"),
-        ("colour", "colour: images are 3 x 8 x 8 and the real ones 1 x 8 x 8 (channels x height x width): convert"),
+        (
+            "colour",
+            "colour: images are 3 x 8 x 8 and the real ones 1 x 8 x 8 (channels x height x width): give --channels 1",
+        ),
         ("mislabelled", "mislabelled/labels.npy: labels must be 12 whole numbers"),
         ("float.npy", "float.npy: must hold uint8 levels (N, C, H, W) of 1 to 4 channels, got float64"),
         ("flat.npy", "flat.npy: must hold uint8 levels (N, C, H, W) of 1 to 4 channels, got uint8 of shape (12, 8, 8)"),
@@ -489,9 +509,12 @@ def test_options_that_cannot_be(bad, tmp_path, capsys, monkeypatch):
         ((*IMAGES, "--batch_size", "0"), "--batch_size: expected a whole number of at least 1"),
         (
             ("--generated", "grey.npy", "--real", "grey.npy", "--size", "8"),
-            "--size changes image files in folders alone",
+            "--size is about image files in folders alone",
         ),
-        (("--generated", "grey.npy", "--real", "digits", "--size", "8"), "--size changes image files in folders alone"),
+        (
+            ("--generated", "grey.npy", "--real", "digits", "--size", "8"),
+            "--size is about image files in folders alone",
+        ),
         (
             ("--generated", "grey.npy", "--real", "grey", "--size", "4", *DIGITS),
             "grey.npy: images are 1 x 8 x 8 and the",
@@ -543,7 +566,7 @@ def test_options_that_cannot_be(bad, tmp_path, capsys, monkeypatch):
         ),
         (
             ("--generated", "labelled", "--real", "digits", "--n", "9", *DIGITS, *FID, "--per_class", "true"),
-            "class 0 has 1 images in labelled",
+            "class 1 has 0 images in labelled",
         ),
         ((*IMAGES, "--json", "nowhere/x.json"), "--json nowhere/x.json: there is no folder nowhere"),
         ((*IMAGES, "--json", "empty"), "--json empty: give the name of a file"),
@@ -590,3 +613,29 @@ def test_conversion_of_levels_names_what_differs():
     levels = np.zeros((2, 1, 4, 4), np.uint8)
     with pytest.raises(InputError, match=r"^here: images are 1 x 4 x 4 and the real ones 1 x 4 x 5 \(.*--size$"):
         evaluate.to_reference(levels, ImageSpec(1, 4, 4), ImageSpec(1, 4, 5), "here")
+
+
+def test_images_of_all_kinds_are_scored_with_the_options_that_messages_name(score, tmp_path, capsys):
+    folder, levels = tmp_path / "kinds", Digits().load("val").levels[:40, 0] * 15
+    folder.mkdir()
+    for i, pixels in enumerate(levels):
+        Image.fromarray(pixels).convert(("L", "RGB", "RGBA", "L")[i % 4]).save(folder / f"{i}.png")
+    half = Image.fromarray(levels[0]).convert("RGBA")
+    half.putalpha(Image.fromarray(np.full((8, 8), 128, np.uint8)))
+    half.save(folder / "40.png")
+    (folder / "41.png").write_bytes(b"no image")
+    options = [*DIGITS, *FID]
+    for option, value in (("--channels", "1"), ("--background", "0"), ("--on_error", "skip")):
+        with pytest.raises(SystemExit):
+            score(folder, "digits", *options)
+        assert f"give {option} " in capsys.readouterr().err
+        options += [option, value]
+    report = score(folder, "digits", *options)
+    assert report["n"] == 41
+    assert report["channels"] == 1
+
+
+def test_patches_are_compared_by_their_own_metric(score, tmp_path):
+    folder = write_folder(tmp_path / "some", Digits().load("val").levels, SPEC)
+    report = score(folder, "digits", "--extractor", "PatchExtractor")
+    assert 0 < report["swd_patches"] < 100

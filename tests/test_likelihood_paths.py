@@ -189,8 +189,9 @@ def test_a_class_conditional_model_is_given_the_images_own_labels(place, tmp_pat
     capsys.readouterr()
     evaluate(run, "--part", "test", "--json", str(out))
     assert json.loads(out.read_text())["bpd_bound"] == pytest.approx(Digits().load("test").labels.mean(), rel=1e-12)
-    shown = capsys.readouterr().err.strip()
-    assert shown == "bpd_bound: kind bound, num_samples 7, of 500 test images given their labels"
+    shown = capsys.readouterr().err.strip().splitlines()
+    assert shown[0] == "data: 500 test images of digits"
+    assert shown[-1] == "bpd_bound: kind bound, num_samples 7, of 500 test images given their labels"
 
 
 def test_a_model_without_parameters_is_introduced_as_such(place, tmp_path, capsys):

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_gen.core import ImageSpec, check_at_least, keyed_generator, write_atomically
+from lightning_gen.data import ImageDataModule
 from lightning_gen.models.base import GenerativeModule
 
 GREY = 128  # of borders, and of places without an image
@@ -79,6 +80,8 @@ class WritesPictures:
 class SampleGrid(WritesPictures, Callback):
     """Write ``samples/<images seen>.png`` at each evaluation: always the same latents, so progress can be followed.
 
+    Beside them, ``samples/training.png`` shows training images as they are decoded: cropping, turning and brightness.
+
     Args:
         n: images in the grid; 0 for none.
         columns: images per row; null for a class per column, or the squarest grid without classes.
@@ -92,6 +95,13 @@ class SampleGrid(WritesPictures, Callback):
         check_at_least("grid", 1, columns=columns)
         self.n = n
         self.columns = columns
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.n or not trainer.is_global_zero or not isinstance(trainer.datamodule, ImageDataModule):
+            return
+        levels = trainer.datamodule.images("train").levels
+        places = np.linspace(0, len(levels) - 1, min(self.n, len(levels))).astype(int)  # over all classes
+        self.write(grid_picture(torch.from_numpy(levels[places]), trainer.datamodule.spec), "training.png")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         wanted = self.n and trainer.state.fn == "fit" and trainer.is_global_zero and not trainer.sanity_checking

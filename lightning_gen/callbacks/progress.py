@@ -10,8 +10,12 @@ from tqdm import tqdm
 
 from lightning_gen.callbacks.budget import Budget
 from lightning_gen.callbacks.train_log import TrainLog
+from lightning_gen.core.progress import in_words
+from lightning_gen.data import ImageDataModule
 
 REDRAW_SECONDS = 0.2
+ESTIMATE_SECONDS = 5.0  # of training, from which its length is estimated
+LONG_SECONDS = 120.0
 
 
 class ImagesProgressBar(ProgressBar):
@@ -23,6 +27,7 @@ class ImagesProgressBar(ProgressBar):
         self._enabled = True
         self._next = 0.0
         self._timed = False
+        self._began: tuple[float, int] | None = None
         self._results: dict[str, float] = {}
 
     def note_figures(self, figures: dict[str, float], higher_is_better: dict[str, bool]) -> None:
@@ -47,8 +52,12 @@ class ImagesProgressBar(ProgressBar):
         super().setup(trainer, pl_module, stage)
         self._budget = next((callback for callback in trainer.callbacks if isinstance(callback, Budget)), None)
         self._train_log = next((c for c in trainer.callbacks if isinstance(c, TrainLog)), None)
+        data = trainer.datamodule
+        if self._enabled and stage == "fit" and isinstance(data, ImageDataModule) and not trainer.fast_dev_run:
+            print("\n".join(data.counts("train", "val")), file=sys.stderr, flush=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._began = time.monotonic(), pl_module.images_seen
         if not self._enabled or self._budget is None or not sys.stderr.isatty():
             return
         self._timed = self._budget.images is None and self._budget.minutes is not None
@@ -66,10 +75,23 @@ class ImagesProgressBar(ProgressBar):
         )
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if self._began is not None:
+            self._estimate(pl_module)
         if self._bar is None or (now := time.monotonic()) < self._next:
             return
         self._next = now + REDRAW_SECONDS
         self._draw(pl_module)
+
+    def _estimate(self, pl_module: LightningModule) -> None:
+        """Say once, after some seconds, how long training will take if that is long."""
+        began, images = self._began
+        if (seconds := time.monotonic() - began) < ESTIMATE_SECONDS:
+            return
+        self._began = None
+        speed = (pl_module.images_seen - images) / seconds
+        total = self._budget.images if self._enabled and self._budget is not None else None
+        if total is not None and (left := (total - pl_module.images_seen) / speed) > LONG_SECONDS:
+            self.print(f"{total:,} images take about {in_words(left)} at {speed:,.0f} a second, without evaluations")
 
     def _draw(self, pl_module: LightningModule) -> None:
         done = self._budget.seconds if self._timed else pl_module.images_seen

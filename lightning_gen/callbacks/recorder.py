@@ -22,6 +22,7 @@ from lightning_gen.callbacks.evaluation import GenerativeEvaluation
 from lightning_gen.callbacks.signals import RunInterrupted, StoppedAtOnce
 from lightning_gen.callbacks.sweep import SweepTrial
 from lightning_gen.core import describe, write_text
+from lightning_gen.data import ImageDataModule
 from lightning_gen.models import GenerativeModule
 from lightning_gen.runs import FINISHED, PRUNED, RUNNING, RunFolder, read_metrics, write_metrics
 
@@ -151,6 +152,7 @@ class Recorder(Callback):
         budget = _budget(trainer)
         evaluation = next((c for c in trainer.callbacks if isinstance(c, GenerativeEvaluation)), None)
         facts = {} if evaluation is None else evaluation.likelihood_facts
+        data = trainer.datamodule
         self.folder.write_summary(
             {
                 "status": status,
@@ -158,6 +160,7 @@ class Recorder(Callback):
                 "best": self.best,
                 **({"likelihood": facts} if facts else {}),
                 **({"sampler": describe(pl_module.sampler)} if isinstance(pl_module, GenerativeModule) else {}),
+                **({"data": data.facts()} if isinstance(data, ImageDataModule) else {}),
                 "images_seen": pl_module.images_seen,
                 "skipped_steps": pl_module.guard.skipped_steps,
                 "seconds": None if budget is None else round(budget.seconds, 3),

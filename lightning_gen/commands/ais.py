@@ -31,7 +31,6 @@ from lightning_gen.data import ImageDataModule, Images
 from lightning_gen.metrics import BitsPerDimension, bits_per_dimension
 from lightning_gen.models import GenerativeModule
 from lightning_gen.models.checkpoint import load_data
-from lightning_gen.models.state import CHECKPOINT_KEY
 from lightning_gen.samplers import AnnealedImportanceSampling, GaussianDecoder, decoder_of, is_decoder
 from lightning_gen.samplers.decoders import LatentDecoder
 
@@ -54,7 +53,7 @@ def run(args: Sequence[str]) -> None:
     method = AnnealedImportanceSampling(options.steps, options.chains, options.leapfrog, options.schedule)
     model, checkpoint = load_generator(options, sampler_options)
     check_model(model, options)
-    data = load_data(checkpoint[CHECKPOINT_KEY], options.trust)
+    data = load_data(checkpoint, options.trust, options.data_root)
     check_images(data)
     chosen, fitting = choose(data, model, options)
     started = time.monotonic()

@@ -27,6 +27,12 @@ def add_model_options(parser: CommandParser, optional: bool = False) -> None:
     parser.add_argument("--batch_size", type=PositiveInt, default=500, help="Images (or chains) at once.")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, mps, or auto.")
     parser.add_argument("--weights", choices=("averaged", "live"), default="averaged", help="Which weights to use.")
+    parser.add_argument(
+        "--data_root",
+        type=str | None,
+        default=None,
+        help="Folder in which the data of the checkpoint's run are now, where they have moved since.",
+    )
     parser.add_argument("--trust", nargs="*", action="extend", default=[], help="Further packages of classes.")
 
 

@@ -18,7 +18,13 @@ from torch import Tensor
 
 import lightning_gen.data as sources
 import lightning_gen.metrics as metrics
-from lightning_gen.callbacks.evaluation import draw_samples, neighbour_sheet, sample_labels, set_references
+from lightning_gen.callbacks.evaluation import (
+    choose_images,
+    draw_samples,
+    neighbour_sheet,
+    sample_labels,
+    set_references,
+)
 from lightning_gen.callbacks.grid import save_png
 from lightning_gen.commands.common import (
     add_model_options,
@@ -46,13 +52,13 @@ from lightning_gen.core import (
     write_json,
 )
 from lightning_gen.data import Images, Source
-from lightning_gen.data.images import ARRAYS, read_images
+from lightning_gen.data.decode import Remedies
+from lightning_gen.data.images import ARRAYS, class_folders, read_images
 from lightning_gen.data.source import ContentHash
 from lightning_gen.metrics import Extractor, FeatureMetric, FrechetDistance, InceptionExtractor, MetricSuite
 from lightning_gen.metrics.base import HELD_OUT, TRAIN
 from lightning_gen.models import GenerativeModule
 from lightning_gen.models.checkpoint import load_data
-from lightning_gen.models.state import CHECKPOINT_KEY
 
 log = logging.getLogger(__name__)
 
@@ -78,18 +84,27 @@ Images that any program drew, without a model:
 A folder is searched to any depth for image files, all of one size or brought
 to --size. A .npy file holds uint8 (N, C, H, W), as `lightning sample` writes
 it, a .npz file uint8 (N, H, W, C). Classes are read from a labels.npy in the
-folder or beside the .npy file, or from the second array of the .npz file. The
+folder or beside the .npy file, or from the second array of the .npz file, or
+are the folders in the folder (--class_folders true). The
 extractor is inception unless another is given, and the metrics are all common
 ones that it and the real images allow. Most figures depend on the number of
 images: compare those of equal n only.
 """
 
 # Options that mean something to one of the two ways of scoring alone.
-OF_IMAGES = ("real", "real_part", "heldout", "size")
-OF_CHECKPOINTS = ("seed", "weights", "trust", "likelihood", "plots", "other", "importance_samples")
+OF_FILES = ("size", "channels", "background", "on_error", "class_folders")
+OF_IMAGES = ("real", "real_part", "heldout", *OF_FILES)
+OF_CHECKPOINTS = ("seed", "weights", "trust", "data_root", "likelihood", "plots", "other", "importance_samples")
 # And options of either that the likelihood of a checkpoint has no use for, or that belong to it alone.
 OF_FEATURES = ("extractor", "metrics", "per_class", "neighbours", "cache")
 OF_LIKELIHOOD = ("plots", "other", "importance_samples")
+# What messages advise where images are read.
+TYPED = Remedies(
+    "give --channels 1 or 3 to convert all",
+    "give --background 255 (white) ... 0 (black)",
+    "repair or remove it, or give --on_error skip",
+    "give a --size to bring all to",
+)
 # The sampler's options that say what the model is, not only how it draws: a prior over the codes of a VQVAE.
 OF_MODELS = ("--sampler.prior", "--sampler.trust")
 
@@ -142,7 +157,7 @@ def make_parser() -> CommandParser:
         type=PositiveInt | None,
         default=None,
         help="Of a checkpoint: samples to draw, 2000 unless given; with --likelihood: images to take it of, all unless "
-        "given. Of images: the first n, all unless given.",
+        "given. Of images: how many of the generated ones, chosen at random and always the same; all unless given.",
     )
     parser.add_argument(
         "--part",
@@ -226,6 +241,24 @@ def make_parser() -> CommandParser:
         default=None,
         help="Height and width that image files in folders are brought to; arrays and data sets stay as they are.",
     )
+    images.add_argument(
+        "--channels", choices=(1, 3), type=int | None, default=None, help="Convert image files to grey (1) or RGB (3)."
+    )
+    images.add_argument(
+        "--background",
+        type=int | None,
+        default=None,
+        help="Grey level, 0 to 255, put behind transparent pixels of image files.",
+    )
+    images.add_argument(
+        "--on_error",
+        choices=("raise", "skip"),
+        default="raise",
+        help="Whether broken image files end it or are left out.",
+    )
+    images.add_argument(
+        "--class_folders", type=bool, default=False, help="Folders in the folders of images are classes, by name."
+    )
     return parser
 
 
@@ -274,8 +307,9 @@ def check_mode(
     if options.part == options.real_part == "test":
         raise InputError("--part and --real_part are the same images: give another --real_part")
     paths = [path for path in (generated, real_path, options.heldout) if path is not None]
-    if options.size is not None and not any(Path(path).expanduser().is_dir() for path in paths):
-        raise InputError("--size changes image files in folders alone, and none is given: leave it out")
+    given = [name for name in OF_FILES if options[name] != parser.get_default(name)]
+    if given and not any(Path(path).expanduser().is_dir() for path in paths):
+        raise InputError(f"--{given[0]} is about image files in folders alone, and none is given: leave it out")
 
 
 def check_likelihood(options: Namespace, parser: CommandParser, sampler_options: Sequence[str]) -> None:
@@ -306,13 +340,13 @@ def score_likelihoods(options: Namespace, sampler_options: Sequence[str]) -> Non
             )
         model.importance_samples = options.importance_samples
     model.seed = options.seed  # of noise that a model keys on its own seed
-    data = load_data(checkpoint[CHECKPOINT_KEY], options.trust)
+    data = load_data(checkpoint, options.trust, options.data_root)
     check_images(data)
     parts = {options.part: data.images(options.part)}
     if options.plots:
         parts["train"] = data.images("train")
     if options.other:
-        other, own = read(options.other, (model.spec.height, model.spec.width))
+        other, own = read(options.other, options, (model.spec.height, model.spec.width))
         brightest, count = other.levels.max(), model.spec.levels
         if is_array(options.other) and count <= brightest and count < 256:
             print(
@@ -322,6 +356,7 @@ def score_likelihoods(options: Namespace, sampler_options: Sequence[str]) -> Non
             )
         parts["other"] = Images(to_reference(other.levels, own, model.spec, options.other), other.labels)
     figures, facts, pictures = score_parts(model, parts, options.part, options)
+    print("\n".join(data.counts(options.part)), file=sys.stderr)
     print_figures(figures)
     print(meaning(facts, options.part), file=sys.stderr)
     for picture in pictures:
@@ -347,7 +382,7 @@ def score_checkpoint(options: Namespace, given: Namespace, sampler_options: Sequ
         raise InputError(f"--per_class: this {type(model).__name__} is not class-conditional: leave it out")
     suite = choose_suite(model, checkpoint, given, options)
     check_metrics(suite.metrics, n, True, gives_logits(suite.extractor, model.spec, model.device))
-    data = load_data(checkpoint[CHECKPOINT_KEY], options.trust)
+    data = load_data(checkpoint, options.trust, options.data_root)
     labels = sample_labels(model, data, n)
     if options.per_class:
         check_classes({f"the {n} samples": labels.numpy()}, model.spec, suite.metrics)
@@ -363,23 +398,30 @@ def score_checkpoint(options: Namespace, given: Namespace, sampler_options: Sequ
         "seed": options.seed,
         "sampler": describe(model.sampler),
     }
-    return Scored(suite, suite.compute(), facts, first, data.images("train").levels, model.spec)
+    figures = suite.compute()
+    print("\n".join(data.counts("train", options.part)), file=sys.stderr)
+    return Scored(suite, figures, facts, first, data.images("train").levels, model.spec)
 
 
 def score_images(options: Namespace, given: Namespace, real: Source | str) -> Scored:
     """Score a folder or an array of images against a data set, or another folder or array."""
     device = find_device(options.device)
     extractor = InceptionExtractor() if given.extractor is None else given.extractor
-    generated, own = read(options.generated, options.size)
-    images, spec = (None, real.spec) if isinstance(real, Source) else read_real(real, options.size)
+    generated, own = read(options.generated, options)
+    images, spec = (None, real.spec) if isinstance(real, Source) else read_real(real, options)
+    if options.class_folders:
+        check_names(options, real)
     levels = to_reference(generated.levels, own, spec, options.generated)
     n = options.n or len(levels)
     if n > len(levels):
         raise InputError(f"--n {n}: {options.generated} holds {len(levels)} images: lower n")
-    levels, labels = levels[:n], None if generated.labels is None else generated.labels[:n]
+    chosen = choose_images(len(levels), n).numpy()
+    levels, labels = levels[chosen], None if generated.labels is None else generated.labels[chosen]
     held_out = options.heldout or (options.part if images is None and options.part != options.real_part else None)
     logits = gives_logits(extractor, spec, device)
-    wanted = default_metrics(held_out is not None, logits) if given.metrics is None else given.metrics
+    wanted = given.metrics
+    if wanted is None:
+        wanted = default_metrics(held_out is not None, logits) if extractor.whole else [metrics.SlicedWasserstein()]
     suite = make_suite(extractor, wanted, options).to(device)
     check_metrics(wanted, n, held_out is not None, logits)
     parts = real_parts(options, real, images, spec, held_out)
@@ -397,21 +439,38 @@ def score_images(options: Namespace, given: Namespace, real: Source | str) -> Sc
         "real": real.name if images is None else real,
         "reference_part": options.real_part if images is None else "all",
         "heldout_part": held_out,
-        "size": options.size,
+        **{name: options[name] for name in OF_FILES},
     }
     if images is None:
         facts["real_source"] = options.real.as_dict() | {"class_path": class_path(type(real))}
     return Scored(suite, suite.compute(), facts, torch.from_numpy(levels), parts[TRAIN][1].levels, spec)
 
 
-def read(path: str, size: int | Sequence[int] | None) -> tuple[Images, ImageSpec]:
-    """Return images and spec of a folder, brought to ``size``, or of an array, as it is."""
-    return read_images(path, size if Path(path).expanduser().is_dir() else None)
+def read(path: str, options: Namespace, size: Sequence[int] | None = None) -> tuple[Images, ImageSpec]:
+    """Return images and spec of a folder, read as the options say, or of an array, as it is."""
+    if not Path(path).expanduser().is_dir():
+        return read_images(path)
+    given = options.channels, options.background, options.on_error, options.class_folders
+    return read_images(path, size or options.size, *given, TYPED)
 
 
-def read_real(path: str, size: int | None) -> tuple[Images, ImageSpec]:
+def check_names(options: Namespace, real: Source | str) -> None:
+    """Raise InputError where class folders are not called the same on all sides."""
+    paths = [
+        path for path in (options.generated, real, options.heldout) if isinstance(path, str) and Path(path).is_dir()
+    ]
+    names = {path: class_folders(Path(path)) for path in paths}
+    names |= {real.name: list(real.classes)} if isinstance(real, Source) else {}
+    (first, expected), *others = names.items()
+    for where, found in others:
+        if different := sorted(set(expected) ^ set(found)):
+            lacking = first if different[0] in found else where
+            raise InputError(f"--class_folders: {lacking} has no class {different[0]}: name the folders the same")
+
+
+def read_real(path: str, options: Namespace) -> tuple[Images, ImageSpec]:
     """Return real images and their spec, whose pixels must be 0 .. 255: no data set says what their levels are."""
-    images, spec = read(path, size)
+    images, spec = read(path, options)
     if is_array(path) and images.levels.max() < 128:
         raise InputError(
             f"{path}: no pixel is above {images.levels.max()}, as if these were levels of a data set that has fewer "
@@ -435,7 +494,9 @@ def to_reference(levels: np.ndarray, own: ImageSpec, spec: ImageSpec, path: str)
     """
     if own.shape != spec.shape:
         sizes = " x ".join(map(str, own.shape)), " x ".join(map(str, spec.shape))
-        remedy = "convert them" if own.channels != spec.channels or is_array(path) else "bring them to one --size"
+        remedy = "convert them" if is_array(path) else "bring them to one --size"
+        if own.channels != spec.channels and not is_array(path):
+            remedy = f"give --channels {spec.channels}"
         raise InputError(
             f"{path}: images are {sizes[0]} and the real ones {sizes[1]} (channels x height x width): {remedy}"
         )
@@ -466,7 +527,7 @@ def real_parts(
     else:
         parts = {TRAIN: (real, images, content_hash(images, spec))}
     if options.heldout:
-        further, own = read(options.heldout, options.size)
+        further, own = read(options.heldout, options)
         further = Images(to_reference(further.levels, own, spec, options.heldout), further.labels)
         parts[HELD_OUT] = options.heldout, further, content_hash(further, spec)
     return parts

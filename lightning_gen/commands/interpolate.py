@@ -11,6 +11,7 @@ from lightning_gen.callbacks.grid import grid_picture, save_png
 from lightning_gen.commands.common import add_model_options, load_generator, split_sampler_options
 from lightning_gen.commands.messages import CommandParser
 from lightning_gen.core import Decodes, InputError, check_file, evaluating, heeded_labels, keyed_generator
+from lightning_gen.models.checkpoint import class_names
 from lightning_gen.samplers import interpolate
 
 
@@ -28,7 +29,7 @@ def run(args: Sequence[str]) -> None:
     parser.add_argument("--out", type=str, required=True, help="File of the picture, such as between.png.")
     parser.add_argument("--rows", type=PositiveInt, default=8, help="Pairs of latents.")
     parser.add_argument("--steps", type=PositiveInt, default=10, help="Images in a row, both ends among them.")
-    parser.add_argument("--labels", type=list[int] | None, default=None, help="Classes of the rows, in turn.")
+    parser.add_argument("--labels", type=list[int | str] | None, default=None, help="Classes of the rows, in turn.")
     options = parser.parse_args(rest)
     out = Path(options.out)
     if out.suffix.lower() != ".png":
@@ -36,12 +37,12 @@ def run(args: Sequence[str]) -> None:
     check_file("--out", out)
     if options.steps < 2:
         raise InputError("--steps must be at least 2: a row shows both of its ends")
-    model, _ = load_generator(options, sampler_options)
+    model, checkpoint = load_generator(options, sampler_options)
     if not isinstance(model, Decodes) or model.latents == "discrete":
         raise InputError(f"{type(model).__name__} draws its images without latents: there is nothing to interpolate")
     from lightning_gen.commands.sample import choose_labels
 
-    labels = choose_labels(model, options.rows, options.labels)
+    labels = choose_labels(model, options.rows, options.labels, class_names(checkpoint))
     of_ends = heeded_labels(model, None if labels is None else labels.repeat_interleave(2), 2 * options.rows)
     with evaluating(model):
         generator, sampler = keyed_generator(options.seed, "interpolate"), model.sampler

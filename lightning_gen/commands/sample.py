@@ -1,5 +1,6 @@
 """lightning sample: draw images from a checkpoint."""
 
+import difflib
 import shutil
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,9 @@ from lightning_gen.commands.common import (
 from lightning_gen.commands.messages import CommandParser
 from lightning_gen.core import InputError, ProgressLine, check_file, keyed_generator, watched, watching
 from lightning_gen.models import GenerativeModule
+from lightning_gen.models.checkpoint import class_names
+
+MOST_NAMED = 20  # classes in a message
 
 
 def run(args: Sequence[str]) -> None:
@@ -32,7 +36,12 @@ def run(args: Sequence[str]) -> None:
     add_model_options(parser)
     parser.add_argument("--n", type=PositiveInt, default=64, help="How many images.")
     parser.add_argument("--out", type=str, required=True, help="Folder to make; must be empty or not exist.")
-    parser.add_argument("--labels", type=list[int] | None, default=None, help="Classes to draw, repeated in turn.")
+    parser.add_argument(
+        "--labels",
+        type=list[int | str] | None,
+        default=None,
+        help="Classes to draw, by name or number, repeated in turn, such as '[cat, dog]'.",
+    )
     parser.add_argument(
         "--grid", type=str | None, default=None, help="Also write all images as one picture to this file."
     )
@@ -42,8 +51,8 @@ def run(args: Sequence[str]) -> None:
         raise InputError(f"--out {out} exists and is not an empty folder: choose another")
     if options.grid:
         check_file("--grid", options.grid)
-    model, _ = load_generator(options, sampler_options)
-    labels = choose_labels(model, options.n, options.labels)
+    model, checkpoint = load_generator(options, sampler_options)
+    labels = choose_labels(model, options.n, options.labels, class_names(checkpoint))
     levels = draw(model, options.n, labels, options.batch_size, options.seed)
     write_samples(levels, labels if model.conditional else None, model, out)
     if options.grid:
@@ -51,8 +60,16 @@ def run(args: Sequence[str]) -> None:
     print(f"{options.n} images written to {out}", file=sys.stderr)
 
 
-def choose_labels(model: GenerativeModule, n: int, wanted: Sequence[int] | None) -> torch.Tensor | None:
+def choose_labels(
+    model: GenerativeModule, n: int, wanted: Sequence[int | str] | None, names: Sequence[str] = ()
+) -> torch.Tensor | None:
     """Return labels (n,): the wanted classes in turn, else every class in turn; None for a model without labels.
+
+    Args:
+        model: what draws.
+        n: how many labels.
+        wanted: names of classes, or their numbers where no name is a number.
+        names: of all classes, where they are known.
 
     Raises:
         InputError: for classes that the model does not have.
@@ -61,11 +78,17 @@ def choose_labels(model: GenerativeModule, n: int, wanted: Sequence[int] | None)
         if wanted:
             raise InputError(f"this {type(model).__name__} is not class-conditional: leave --labels out")
         return None
-    classes = list(range(model.spec.num_classes)) if not wanted else list(wanted)
-    unknown = [label for label in classes if not 0 <= label < model.spec.num_classes]
-    if unknown:
-        raise InputError(f"--labels {unknown[0]}: classes are 0 .. {model.spec.num_classes - 1}")
-    return torch.tensor(classes).repeat(-(-n // len(classes)))[:n]
+    count = model.spec.num_classes
+    known = {str(name): label for label, name in enumerate(names)}
+    if not any(name.isdecimal() for name in known):
+        known |= {str(label): label for label in range(count)}
+    for item in wanted or ():
+        if str(item) not in known:
+            there = ", ".join(names) if 0 < len(names) <= MOST_NAMED else f"0 .. {count - 1}"
+            near = difflib.get_close_matches(item, known, 1) if isinstance(item, str) else []
+            raise InputError(f"--labels {item}: " + (f"did you mean {near[0]!r}?" if near else f"classes are {there}"))
+    classes = [known[str(item)] for item in wanted] if wanted else range(count)
+    return torch.tensor(list(classes)).repeat(-(-n // len(classes)))[:n]
 
 
 def draw(model: GenerativeModule, n: int, labels: torch.Tensor | None, batch_size: int, seed: int) -> torch.Tensor:

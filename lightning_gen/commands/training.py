@@ -61,6 +61,7 @@ from lightning_gen.core import (
     flat,
     write_json,
 )
+from lightning_gen.data import ImageDataModule
 from lightning_gen.metrics.base import is_of_one_class
 from lightning_gen.models import GenerativeModule, ImageModule, read_checkpoint
 from lightning_gen.models.state import CHECKPOINT_KEY
@@ -543,6 +544,8 @@ class TrainingCLI(LightningCLI):
             able = isinstance(self.model, HasLikelihood) and evaluation.likelihood is False
             off = ", or set evaluation.likelihood to true" if able else ""
             raise InputError(f"nothing to report: give evaluation.extractor and evaluation.metrics{off}")
+        if isinstance(self.datamodule, ImageDataModule):
+            say("\n".join(self.datamodule.counts("val" if self.verb == "validate" else "test")))
         for name, value in results.items():
             print(f"{name:<32} {value:.6g}")
         folder = run_of_checkpoint(self.checkpoint_path)

@@ -36,9 +36,10 @@ class CIFAR10(Source):
 
     name = "cifar10"
     spec = ImageSpec(channels=3, height=32, width=32, num_classes=10)
+    classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
     def __init__(self, root: str | None = None) -> None:
-        self.root = None if root is None else str(root)
+        self.root = None if root is None else os.path.abspath(Path(root).expanduser())
 
     def prepare(self) -> None:
         """Find or download the files."""

@@ -16,6 +16,7 @@ class Digits(Source):
 
     name = "digits"
     spec = ImageSpec(channels=1, height=8, width=8, levels=17, num_classes=10)
+    classes = tuple("0123456789")
 
     def read(self, part: str) -> Images:
         """Return one part of the fixed permutation."""

@@ -1,6 +1,7 @@
 """Fashion-MNIST, from its gzipped IDX files."""
 
 import gzip
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -32,9 +33,13 @@ class FashionMNIST(Source):
 
     name = "fashion_mnist"
     spec = ImageSpec(channels=1, height=28, width=28, num_classes=10)
+    classes = (
+        *("t-shirt", "trouser", "pullover", "dress", "coat"),
+        *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+    )
 
     def __init__(self, root: str | None = None) -> None:
-        self.root = None if root is None else str(root)
+        self.root = None if root is None else os.path.abspath(Path(root).expanduser())
 
     def prepare(self) -> None:
         """Find or download the four files."""

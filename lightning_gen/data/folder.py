@@ -1,7 +1,10 @@
 """A folder of image files of any size."""
 
+import hashlib
 import logging
 import os
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -9,7 +12,17 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from lightning_gen.core import ImageSpec, InputError, check_at_least, check_choice, check_within
-from lightning_gen.data.decode import SUFFIXES, Chunk, Decoder, Unreadable, channels_of, decode_all, height_and_width
+from lightning_gen.data.decode import (
+    SUFFIXES,
+    Chunk,
+    Decoder,
+    Unreadable,
+    channels_of,
+    decode_all,
+    height_and_width,
+    natural_order,
+    passed_over,
+)
 from lightning_gen.data.source import Images, Source, cache_folder
 from lightning_gen.data.store import Decoded, decode_to_disk, decode_to_memory, key_of, open_store
 
@@ -17,19 +30,24 @@ log = logging.getLogger(__name__)
 
 MEMORY_LIMIT = 2 * 2**30
 PARTS = ("train", "val", "test")
+# Where an image must lie in [0, 1) to be in a part that has no folder of its own; the others are for training.
+PLACES = {"test": (0.0, 0.1), "val": (0.1, 0.2)}
+SEEDS_TRIED = 1000  # for one that splits a small folder so that nothing is empty
 # Names that mean a split folder; as class folders they would be a mistake that nobody notices.
 SPLIT_LIKE = {"train", "training", "val", "valid", "validation", "test", "testing"}
 # Part of the key of the disk cache: raise it when decoding gives other pixels.
-DECODING = 1
+DECODING = 2
 
 
 class ImageFolder(Source):
     """Image files in a folder, brought to one size.
 
-    ``root`` holds either the images themselves (no labels) or one folder per class (searched to any depth; classes
-    are numbered in the order of their names), or split folders ``train/`` and perhaps ``val/`` and ``test/`` that do.
-    A part without a folder is split off the training images: 10 % of them for test, 10 % for val, rounded, at least
-    one, by the permutation ``numpy.random.default_rng(split_seed)`` of the files in the order of their names.
+    ``root`` holds either the images themselves (no labels), or one folder per class, searched to any depth, or split
+    folders ``train/`` and perhaps ``val/`` and ``test/`` that do. Classes are numbered in the natural order of their
+    names, "2" before "10".
+    A part without a folder is split off the training images, about 10 % of them for test and 10 % for val, by
+    :func:`place_of`: it depends on nothing but an image's own name below ``root``, folders included, and the seed, so
+    that adding and removing images moves no other from one part to another.
 
     An image is turned upright (EXIF), converted to the wanted channels, cut around its centre to the aspect of
     ``size``, and resized by Pillow's antialiased bicubic filter; one of that very size keeps its pixels. 16-bit pixels
@@ -50,7 +68,8 @@ class ImageFolder(Source):
     Raises:
         InputError: naming file or folder and remedy. At construction: ``root`` missing or without images, a class
             without images, images beside class folders, ``size`` not given, classes that differ between the split
-            folders. On loading: a broken image, one of other channels than the first, or a transparent one.
+            folders, a part or a class that the split leaves without images. On loading: a broken image, one of other
+            channels than the first, or a transparent one.
     """
 
     name = "folder"
@@ -74,7 +93,7 @@ class ImageFolder(Source):
         check_choice(self, ("auto", "memory", "disk"), cache=cache)
         check_within(self, "[0, 255]", background=background)
         check_at_least(self, 0, split_seed=split_seed)
-        self.root = str(root)
+        self.root = os.path.abspath(Path(root).expanduser())  # for checkpoints, which are read from other folders
         self.size = size if isinstance(size, int) else [height, width]
         self.channels = channels
         self.labels = labels
@@ -83,7 +102,7 @@ class ImageFolder(Source):
         self.cache = cache
         self.split_seed = split_seed
         self.skipped: dict[str, int] = {}
-        self._base = Path(root).expanduser()
+        self._base = Path(self.root)
         self.classes, self._files = _scan(self._base, labels, split_seed)
         self._decoder = Decoder(
             channels or self._channels_of_first(), height, width, convert=channels is not None, background=background
@@ -109,6 +128,22 @@ class ImageFolder(Source):
             shares = (decoded.skipped, len(files), self.root, part, decoded.first_skipped)
             log.warning("skipped %d of %d images of %s (%s); the first: %s", *shares)
         return decoded.images
+
+    def count(self, part: str) -> np.ndarray:
+        """Return how many files of each class ``part`` has, int64 (num_classes,); without classes (1,), of all."""
+        return np.bincount([file.label for file in self._files[part]], minlength=self.spec.num_classes or 1)
+
+    def notes(self) -> list[str]:
+        """Return which files are no images that can be read, and what was split off the training images."""
+        names = (name for _, _, names in os.walk(self._base) for name in names if not name.startswith("."))
+        reasons = Counter(filter(None, map(passed_over, names)))
+        lines = [f"{n:,} files were passed over: {reason}: convert them" for reason, n in reasons.items()]
+        split_off = [part for part in PLACES if not (self._base / part).is_dir()]
+        if split_off:
+            total = sum(map(len, self._files.values()))
+            shares = " and ".join(f"{len(self._files[part]) / total:.1%} for {part}" for part in split_off)
+            lines.append(f"by their names, {shares} were split off (split_seed {self.split_seed})")
+        return lines
 
     def _read_disk(self, part: str, labels: np.ndarray | None) -> Decoded:
         place = cache_folder() / "folders" / key_of(self._identity(part))
@@ -213,22 +248,58 @@ def _files_of(folder: Path, root: Path, labels: bool) -> tuple[tuple[str, ...], 
 
 
 def _with_split(files: dict[str, list[_File]], root: Path, split_seed: int) -> dict[str, list[_File]]:
-    train = files["train"]
-    missing = [part for part in ("test", "val") if part not in files]
-    share = max(1, round(len(train) / 10))
-    if len(train) <= share * len(missing):
-        raise InputError(
-            f"{root}: {len(train)} images are too few to split off {' and '.join(missing)}: give 3 or more"
-        )
-    order = np.random.default_rng(split_seed).permutation(len(train))
-    for number, part in enumerate(missing):
-        files[part] = [train[place] for place in np.sort(order[number * share : (number + 1) * share])]
-    files["train"] = [train[place] for place in np.sort(order[len(missing) * share :])]
-    return files
+    """Split missing parts off the training images.
+
+    Raises:
+        InputError: where a part, or a class in training, is left empty; it says which seed leaves none.
+    """
+    problem = _problem(found := _split(files, split_seed), files["train"])
+    if problem is None:
+        return found
+    seeds = (seed for seed in range(SEEDS_TRIED) if _problem(_split(files, seed), files["train"]) is None)
+    seed = next(seeds, None)
+    folders = " and ".join(f"{part}/" for part in ("train", *(part for part in PLACES if part not in files)))
+    remedy = f"give split_seed: {seed}" if seed is not None else f"add images, or sort them into {folders}"
+    raise InputError(f"{root}: split_seed {split_seed} {problem}: {remedy}")
+
+
+def _split(files: dict[str, list[_File]], split_seed: int) -> dict[str, list[_File]]:
+    places = {file: place_of(file.name, split_seed) for file in files["train"]}
+    split = dict(files)
+    for part, (first, end) in PLACES.items():
+        if part not in files:
+            split[part] = [file for file, place in places.items() if first <= place < end]
+            split["train"] = [file for file in split["train"] if not first <= places[file] < end]
+    return split
+
+
+def _problem(split: dict[str, list[_File]], all_files: Sequence[_File]) -> str | None:
+    """Say what a split leaves without images."""
+    for part, found in split.items():
+        if not found:
+            return f"leaves none of {len(all_files)} images for {part}"
+    without = {file.label for file in all_files} - {file.label for file in split["train"]}
+    if without:
+        of_class = [file for file in all_files if file.label == min(without)]
+        folder = of_class[0].name.rpartition("/")[0]
+        return f"leaves none of the {len(of_class)} images in {folder}/ for train"
+    return None
+
+
+def place_of(name: str, seed: int = 0) -> float:
+    """Return the number in [0, 1) by which an image is put into a part: 64 bits of BLAKE2b of ``"seed|name"``.
+
+    Args:
+        name: of the file below the root, with "/" between folders; in the normal form C of Unicode, because macOS and
+            Linux spell the same name differently.
+        seed: of the split.
+    """
+    text = f"{seed}|{unicodedata.normalize('NFC', name)}".encode(errors="surrogateescape")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") / 2**64
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the sorted names of the images and of the folders in ``folder``."""
+    """Return the names of the images and of the folders in ``folder``, in natural order ("2" before "10")."""
     images, folders = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -238,7 +309,7 @@ def _entries(folder: Path) -> tuple[list[str], list[str]]:
                 folders.append(entry.name)
             elif entry.name.lower().endswith(SUFFIXES):
                 images.append(entry.name)
-    return sorted(images), sorted(folders)
+    return sorted(images, key=natural_order), sorted(folders, key=natural_order)
 
 
 def images_below(folder: Path, root: Path, above: frozenset[str] = frozenset()) -> list[str]:

@@ -1,20 +1,46 @@
 """All images of a folder or an array file: what other programs drew, or real images to compare with it."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-from PIL import ExifTags, Image
 
-from lightning_gen.core import ImageSpec, InputError
-from lightning_gen.data.decode import SUFFIXES, Decoder, Unreadable, channels_of, decode_all, height_and_width
+from lightning_gen.core import ImageSpec, InputError, check_choice, check_within
+from lightning_gen.data.decode import (
+    SUFFIXES,
+    Decoder,
+    Remedies,
+    Unreadable,
+    channels_of,
+    decode_all,
+    height_and_width,
+    natural_order,
+    size_of,
+)
 from lightning_gen.data.folder import images_below
 from lightning_gen.data.source import Images
+from lightning_gen.data.store import decode_to_memory
+
+log = logging.getLogger(__name__)
 
 ARRAYS = (".npy", ".npz")
 
 
-def read_images(path: str | Path, size: int | Sequence[int] | None = None) -> tuple[Images, ImageSpec]:
+PLAIN = Remedies("convert or remove it", "convert or remove it", "repair or remove it")
+
+
+def read_images(
+    path: str | Path,
+    size: int | Sequence[int] | None = None,
+    channels: Literal[1, 3] | None = None,
+    background: int | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+    labels: bool = False,
+    remedies: Remedies = PLAIN,
+) -> tuple[Images, ImageSpec]:
     """Return every image of ``path`` and what they are.
 
     Args:
@@ -23,61 +49,108 @@ def read_images(path: str | Path, size: int | Sequence[int] | None = None) -> tu
             (N, H, W, C), as published sample batches are (Dhariwal and Nichol 2021). Labels are read from a
             ``labels.npy`` in the folder, or beside the ``.npy`` file, or the second array of the ``.npz`` file.
         size: height and width that image files are brought to (cut to the aspect, antialiased bicubic); None wants
-            them all of one size. Arrays are taken as they are.
+            them all of one size. Arrays are taken as they are: they want None here and for the next two.
+        channels: 1 (grey) or 3 (RGB) converts all image files; None takes those of the first and refuses others.
+        background: grey level 0 to 255 put behind transparent pixels; None refuses images that have any.
+        on_error: "raise" stops at a broken file, "skip" leaves it out (with its label) and logs their number.
+        labels: True takes the folders in ``path``, if there are any, for classes, numbered in natural order ("2" before
+            "10"); images are then in the order of their classes.
+        remedies: what messages advise: those with the names of these arguments, or of a command's options.
 
     Raises:
         InputError: naming the file or folder, where it is missing, empty, broken, or its images differ in size or kind.
     """
+    check_choice("", (None, 1, 3), channels=channels)
+    check_choice("", ("raise", "skip"), on_error=on_error)
+    check_within("", "[0, 255]", background=background)
     path = Path(path).expanduser()
     if path.is_dir():
-        return _read_folder(path, size)
+        return _read_folder(path, size, channels, background, on_error == "skip", labels, remedies)
     if not path.exists():
         raise InputError(f"{path}: no such folder or file: give a folder of images, or a .npy or .npz file")
     if path.suffix.lower() not in ARRAYS:
         raise InputError(f"{path}: is no array of images: give a folder of images, or a .npy or .npz file")
     if size is not None:
         raise InputError(f"{path}: arrays cannot be brought to another size: leave the size out")
+    if channels is not None or background is not None:
+        name = "channels" if channels is not None else "background"
+        raise InputError(f"{path}: arrays are taken as they are: leave the {name} out")
     return _read_array(path)
 
 
-def _read_folder(folder: Path, size: int | Sequence[int] | None) -> tuple[Images, ImageSpec]:
+def _read_folder(
+    folder: Path,
+    size: int | Sequence[int] | None,
+    channels: int | None,
+    background: int | None,
+    skip: bool,
+    labels: bool,
+    remedies: Remedies,
+) -> tuple[Images, ImageSpec]:
     try:
-        files = [folder / name for name in images_below(folder, folder)]
+        names = images_below(folder, folder)
+        classes = class_folders(folder) if labels else []
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror}): check its permissions") from error
-    if not files:
+    if not names:
         raise InputError(f"{folder}: holds no images ({' '.join(SUFFIXES)}): give the folder or array that does")
-    height, width = _common_size(files) if size is None else height_and_width("", size)
-    try:
-        decoder = Decoder(channels_of(files[0]), height, width, convert=False, background=None)
-        levels = np.empty((len(files), decoder.channels, height, width), np.uint8)
-        for chunk in decode_all(files, decoder, skip=False):
-            levels[chunk.places] = chunk.levels
-    except Unreadable as error:
-        raise InputError(f"{error.problem}: repair or remove it") from error
-    except InputError as error:  # what it advises is an argument of ImageFolder
-        raise InputError(f"{str(error).partition(': give ')[0]}: convert or remove it") from error
-    return _labelled(levels, _read_labels(folder / "labels.npy"), folder / "labels.npy")
+    labels_file = folder / "labels.npy"
+    if classes:
+        names, own = _by_class(folder, names, classes)
+        if labels_file.exists():
+            raise InputError(f"{labels_file}: there are class folders ({classes[0]}/) as well: remove it or move them")
+    else:
+        own = _read_labels(labels_file)
+        _check_labels(own, len(names), labels_file)
+        own = None if own is None else own.astype(np.int64)
+    files = [folder / name for name in names]
+    if channels is None:
+        found = _first(files, channels_of, skip, remedies)
+    height, width = _first(files, size_of, skip, remedies) if size is None else height_and_width("", size)
+    decoder = Decoder(channels or found, height, width, channels is not None, background, size is not None, remedies)
+    spec = ImageSpec(decoder.channels, height, width)
+    decoded = decode_to_memory(decode_all(files, decoder, skip), spec, own, len(files))
+    if decoded.skipped:
+        log.warning(
+            "skipped %d of %d images of %s; the first: %s", decoded.skipped, len(files), folder, decoded.first_skipped
+        )
+    if own is None:
+        return decoded.images, spec
+    return decoded.images, replace(spec, num_classes=len(classes) or int(own.max()) + 1)
 
 
-def _common_size(files: Sequence[Path]) -> tuple[int, int]:
-    """Return the height and width that all files say they have, turned upright."""
-    first = None
+def _first(files: Sequence[Path], question: Callable, skip: bool, remedies: Remedies) -> Any:
+    """Return the answer to ``question`` for the first file that can be read."""
+    problems = []
     for file in files:
         try:
-            with Image.open(file) as image:
-                size = image.size[::-1]
-                # Square ones are not asked: finding the orientation of a PNG decodes it.
-                if size[0] != size[1] and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:
-                    size = size[::-1]
-        except Exception as error:
-            raise InputError(f"{file}: is no readable image: repair or remove it") from error
-        first = first or size
-        if size != first:
-            raise InputError(
-                f"{file}: is {size[0]} x {size[1]} among images of {first[0]} x {first[1]}: give a size to bring all to"
-            )
-    return first
+            return question(file, remedies)
+        except Unreadable as error:
+            if not skip:
+                raise
+            problems.append(error.problem)
+    raise InputError(f"none of the {len(files)} images can be read; the first: {problems[0]}")
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder, in natural order."""
+    names = [entry.name for entry in folder.iterdir() if entry.is_dir()]
+    return sorted((name for name in names if not name.startswith(".") and name != "__MACOSX"), key=natural_order)
+
+
+def _by_class(folder: Path, names: Sequence[str], classes: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Return the names in the order of their classes, and int64 labels (N,)."""
+    members = {name: [] for name in classes}
+    for name in names:
+        first, inside, _ = name.partition("/")
+        if not inside:
+            raise InputError(f"{folder}: has images ({name}) beside class folders ({classes[0]}/): move them")
+        members[first].append(name)
+    for name, held in members.items():
+        if not held:
+            raise InputError(f"{folder / name}: a class without images: fill or remove it")
+    labels = np.repeat(np.arange(len(classes)), [len(held) for held in members.values()])
+    return [name for held in members.values() for name in held], labels.astype(np.int64)
 
 
 def _read_array(path: Path) -> tuple[Images, ImageSpec]:
@@ -119,13 +192,19 @@ def _read_labels(file: Path) -> np.ndarray | None:
 
 
 def _labelled(levels: np.ndarray, labels: np.ndarray | None, file: Path) -> tuple[Images, ImageSpec]:
+    _check_labels(labels, len(levels), file)
     if labels is None:
         return Images(levels, None), ImageSpec(*levels.shape[1:])
-    if labels.shape != levels.shape[:1] or labels.dtype.kind not in "iu":
+    return Images(levels, labels.astype(np.int64)), ImageSpec(*levels.shape[1:], num_classes=int(labels.max()) + 1)
+
+
+def _check_labels(labels: np.ndarray | None, count: int, file: Path) -> None:
+    if labels is None:
+        return
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise InputError(
-            f"{file}: labels must be {len(levels)} whole numbers, one per image, got {labels.dtype} of shape "
+            f"{file}: labels must be {count} whole numbers, one per image, got {labels.dtype} of shape "
             f"{labels.shape}: repair or remove them"
         )
     if labels.min() < 0 or labels.max() >= 2**31:
         raise InputError(f"{file}: labels must be numbers of classes from 0, got {labels.min()} .. {labels.max()}")
-    return Images(levels, labels.astype(np.int64)), ImageSpec(*levels.shape[1:], num_classes=int(labels.max()) + 1)

@@ -2,17 +2,24 @@
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_gen.core import CountsImages, Draws, ImageSpec, InputError, Ranks, check_at_least, keyed_generator
 from lightning_gen.data.augment import Augmentation
 from lightning_gen.data.source import Batch, Images, Source
 from lightning_gen.data.stream import EvalLoader, TrainStream
+
+FEW_TO_TRAIN, FEW_TO_SCORE, FEW_OF_A_CLASS = 100, 50, 10  # images, fewer of which are worth a note
+MOST_SHOWN = 20  # classes
+LOOKED_AT = 4096  # training images, for the brightest level
 
 
 class ImageDataModule(LightningDataModule):
@@ -54,6 +61,8 @@ class ImageDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.on_device = on_device
         self.seed = seed
+        self._trained_on = np.empty(0, np.uint64)  # hashes of images, of a checkpoint
+        self._held_out: set[str] = set()  # parts that were found to have none of them
         # Position of the next batch to augment. Lightning fetches one batch ahead, so the stream itself is no guide.
         self._position = 0
 
@@ -63,8 +72,87 @@ class ImageDataModule(LightningDataModule):
         return self.source.spec
 
     def images(self, part: str) -> Images:
-        """Return all images of ``part`` ("train", "val" or "test")."""
-        return self.source.load(part)
+        """Return all images of ``part`` ("train", "val" or "test").
+
+        Raises:
+            InputError: for held-out images on which the model of a checkpoint was trained, see :meth:`load_state_dict`.
+        """
+        images = self.source.load(part)
+        if part != "train" and part not in self._held_out and len(self._trained_on):
+            self._refuse_trained_on(part)
+        return images
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the data: its facts, and a hash of each image that was trained on."""
+        trained_on = np.union1d(self._trained_on, self.source.hashes("train"))
+        return {**self.facts(), "trained_on": torch.from_numpy(trained_on.view(np.int64))}
+
+    def facts(self) -> dict[str, Any]:
+        """Return how many images the parts of training have, and the names of the classes, as plain data."""
+        counts = {part: int(self.source.count(part).sum()) for part in ("train", "val")}
+        return {"images": counts, "classes": list(self.source.classes)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over from a checkpoint which images its model was trained on: none of them counts as held out here.
+
+        Raises:
+            InputError: where the classes were others.
+        """
+        for place, (then, now) in enumerate(zip_longest(state_dict["classes"], self.source.classes)):
+            if then != now:
+                raise InputError(
+                    f"class {place} was {then} when the checkpoint was written and is {now}: name the classes as then"
+                )
+        self._trained_on = state_dict["trained_on"].cpu().numpy().view(np.uint64)
+        self._held_out = set()
+
+    def changes(self) -> str | None:
+        """Say how the training images differ from those on which the model of a checkpoint was trained, or None."""
+        now = self.source.hashes("train")
+        new, gone = (~np.isin(now, self._trained_on)).sum(), (~np.isin(self._trained_on, now)).sum()
+        if not len(self._trained_on) or not new + gone:
+            return None
+        return f"the training images are not those of the checkpoint: {new:,} are new, {gone:,} are gone"
+
+    def _refuse_trained_on(self, part: str) -> None:
+        hashes = self.source.hashes(part)
+        seen = np.isin(hashes, self._trained_on)
+        if seen.any():  # an image that is in both parts today is a duplicate; others have changed their part
+            seen &= ~np.isin(hashes, self.source.hashes("train"))
+        if seen.any():
+            raise InputError(
+                f"this checkpoint was trained on {seen.sum():,} of the {len(hashes):,} images of the {part} part, so "
+                "figures of these would not be of held-out images: give the data and their split as they were"
+            )
+        self._held_out.add(part)
+
+    def counts(self, *parts: str) -> list[str]:
+        """Say how many images ``parts`` have, of which classes, and what is noteworthy about them, a line each."""
+        found = {part: self.source.count(part) for part in parts}
+        sizes = {part: int(count.sum()) for part, count in found.items()}
+        lines = [f"data: {' and '.join(f'{n:,} {part}' for part, n in sizes.items())} images of {self.source.name}"]
+        few = [part for part, n in sizes.items() if n < (FEW_TO_TRAIN if part == "train" else FEW_TO_SCORE)]
+        notes = [f"{sizes[part]:,} images are few to {'train on' if part == 'train' else 'score by'}" for part in few]
+        if self.spec.num_classes:
+            names = [str(name) for name in self.source.classes or range(self.spec.num_classes)]
+            for part, count in found.items():
+                classes = [f"{name}: {n:,}" for name, n in zip(names, count, strict=True)]
+                if len(classes) > MOST_SHOWN:
+                    classes = [classes[0], classes[1], f"... ({count.min():,} to {count.max():,} each)", classes[-1]]
+                lines.append(f"      {part}, {len(names)} classes: {', '.join(classes)}")
+            rare = [name for name, n in zip(names, found.get("train", ()), strict=False) if n < FEW_OF_A_CLASS]
+            if rare:
+                notes.append(f"fewer than {FEW_OF_A_CLASS} training images of {len(rare)} classes, such as {rare[0]}")
+        some = self.images("train").levels[:: max(1, sizes["train"] // LOOKED_AT)] if "train" in found else np.zeros(1)
+        if 0 < some.max() < (self.spec.levels - 1) / 2:
+            notes.append(
+                f"no pixel is above {some.max()} of {self.spec.levels - 1}: were these stored with fewer bits than "
+                "their files say?"
+            )
+        for part in sizes.keys() - {"train"} if "train" in found else ():
+            if same := int(np.isin(self.source.hashes(part), self.source.hashes("train")).sum()):
+                notes.append(f"{same:,} of the {sizes[part]:,} {part} images are equal to a training image")
+        return lines + [f"note: {note}" for note in (*notes, *self.source.notes())]
 
     def prepare_data(self) -> None:
         """Download and decode what the source needs, in one process per machine."""
@@ -72,6 +160,8 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> TrainStream:
         """Return the endless stream of this rank's training batches."""
+        if changes := self.changes():
+            rank_zero_warn(changes)
         levels, labels = self._tensors("train")
         device = self._device()
         if self.on_device:

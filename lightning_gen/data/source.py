@@ -43,14 +43,15 @@ class Images(NamedTuple):
 class Source(ABC):
     """A data set of images of one size, cut into named parts.
 
-    A subclass sets ``spec`` (known after construction, without download or decoding) and ``name``, and defines
-    :meth:`read`. Every argument of its ``__init__`` is kept, as plain data, in an attribute of the same name:
-    checkpoints describe a source by reading these back.
+    A subclass sets ``spec`` (known after construction, without download or decoding), ``name``, and ``classes`` where
+    these have names, and defines :meth:`read`. Every argument of its ``__init__`` is kept, as plain data, in an
+    attribute of the same name: checkpoints describe a source by reading these back.
     """
 
     name: str
     spec: ImageSpec
     parts: tuple[str, ...] = ("train", "val", "test")
+    classes: tuple[str, ...] = ()
 
     @abstractmethod
     def read(self, part: str) -> Images:
@@ -83,6 +84,24 @@ class Source(ABC):
             hashes[part] = digest.finish(images.labels)
         return hashes[part]
 
+    def hashes(self, part: str) -> np.ndarray:
+        """Return a hash of the levels of each image of ``part``, uint64 (N,): equal images have equal ones."""
+        kept = self.__dict__.setdefault("_hashes", {})
+        if part not in kept:
+            kept[part] = hashes_of(self.load(part).levels)
+        return kept[part]
+
+    def count(self, part: str) -> np.ndarray:
+        """Return how many images of each class ``part`` has, int64 (num_classes,); without classes (1,), of all."""
+        images = self.load(part)
+        if images.labels is None:
+            return np.array([len(images.levels)])
+        return np.bincount(images.labels, minlength=self.spec.num_classes)
+
+    def notes(self) -> list[str]:
+        """Return what a user should know of the files, a line each, such as which were passed over."""
+        return []
+
     def __getstate__(self) -> dict:
         # Workers of other processes decode for themselves: pickling must not carry the images.
         return {name: value for name, value in self.__dict__.items() if name != "_loaded"}
@@ -108,6 +127,12 @@ class Source(ABC):
                 f"{where}: labels {labels.min()} .. {labels.max()} are outside 0 .. {self.spec.num_classes - 1}"
             )
         return images
+
+
+def hashes_of(levels: np.ndarray) -> np.ndarray:
+    """Return 64 bits of BLAKE2b of each image of levels (N, C, H, W), uint64 (N,)."""
+    rows = (hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest() for image in levels)
+    return np.fromiter((int.from_bytes(row, "little") for row in rows), np.uint64, len(levels))
 
 
 class ContentHash:

@@ -21,6 +21,7 @@ from lightning_gen.metrics.inception_score import InceptionScore, inception_scor
 from lightning_gen.metrics.kernel import KernelDistance, kernel_distance
 from lightning_gen.metrics.likelihood import BitsPerDimension, Calibration, bits_per_dimension
 from lightning_gen.metrics.memorisation import CopyShare, copy_share, neighbour_picture, wilson_interval
+from lightning_gen.metrics.patches import PatchExtractor, SlicedWasserstein, sliced_wasserstein
 from lightning_gen.metrics.precision_recall import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
 from lightning_gen.metrics.suite import MetricSuite
 
@@ -45,7 +46,9 @@ __all__ = [
     "MetricSuite",
     "ModeCoverage",
     "ModuleExtractor",
+    "PatchExtractor",
     "PrecisionRecall",
+    "SlicedWasserstein",
     "TimmExtractor",
     "TorchvisionExtractor",
     "TransformersExtractor",
@@ -60,6 +63,7 @@ __all__ = [
     "neighbour_picture",
     "precision_recall",
     "separated_attribute_predictability",
+    "sliced_wasserstein",
     "vendi_score",
     "wilson_interval",
 ]

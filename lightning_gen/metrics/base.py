@@ -285,11 +285,13 @@ class FeatureMetric(Metric, ABC):
     better: Mapping[str, bool] = MappingProxyType({})  # whether higher is better, of the figures that have a direction
     against: tuple[str, ...] = (TRAIN,)
     least: int = 2  # generated images without which there is no figure
+    takes_parts: bool = False  # whether rows of features may be more than one point, as ``layout`` says
     has_floor: bool = True  # whether real held-out images in place of generated ones give a figure to compare with
 
     def __init__(self) -> None:
         super().__init__()
         self.references: dict[str, FeatureSet] = {}
+        self.layout: dict[str, tuple[int, int, int]] = {}  # the extractor's, of a row of features
         self.samples = Accumulator(self.keeps)
 
     @abstractmethod

@@ -41,6 +41,7 @@ class Extractor(nn.Module, ABC):
     """
 
     name: str
+    whole: bool = True  # whether a row of features is one point, and not several that :meth:`layout` tells apart
 
     @abstractmethod
     def forward(self, levels: Tensor, spec: ImageSpec) -> Features:
@@ -52,6 +53,10 @@ class Extractor(nn.Module, ABC):
     def transform(self) -> str:
         """What is done to images before the network, in words; part of the content hash."""
         return ""
+
+    def layout(self, spec: ImageSpec) -> dict[str, tuple[int, int, int]]:
+        """What a row that is not ``whole`` consists of, in order: (points, channels, values of each) by name."""
+        return {}
 
     @property
     def content_hash(self) -> str:

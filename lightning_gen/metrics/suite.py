@@ -69,6 +69,12 @@ class MetricSuite:
     ) -> None:
         if not metrics:
             raise InputError("MetricSuite.metrics is empty; name at least one, such as FrechetDistance")
+        wrong = [] if extractor.whole else [type(metric).__name__ for metric in metrics if _takes_points(metric)]
+        if wrong or (keep_features and not extractor.whole):
+            raise InputError(
+                f"{wrong[0] if wrong else 'a search for neighbours'} takes an image's features for one point, and "
+                f"those of the extractor {extractor.name!r} are many: use SlicedWasserstein or another extractor"
+            )
         self.extractor, self.metrics, self.cache, self.batch_size = extractor, list(metrics), cache, batch_size
         self.per_class = per_class
         self.spec: ImageSpec | None = None
@@ -109,6 +115,8 @@ class MetricSuite:
             )
         self.extractor.check(spec)
         self.spec = spec
+        for metric in self.metrics:
+            metric.layout = self.extractor.layout(spec)
 
     def set_reference(
         self,
@@ -307,3 +315,7 @@ class MetricSuite:
             },
             "metrics": [describe(metric) for metric in self.metrics],
         }
+
+
+def _takes_points(metric: FeatureMetric) -> bool:
+    return not metric.takes_parts and bool(metric.keeps & {"features", "moments"})

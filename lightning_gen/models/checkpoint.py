@@ -1,5 +1,6 @@
 """Loading models from checkpoints, without running code from the file."""
 
+import copy
 import os
 import pickle
 import struct
@@ -92,15 +93,39 @@ def load(
     return model.to(map_location if isinstance(map_location, str | torch.device) else "cpu").eval()
 
 
-def load_data(state: dict[str, Any], trust: Sequence[str] = ()) -> LightningDataModule:
-    """Build the data module that a checkpoint describes.
+def load_data(checkpoint: dict[str, Any], trust: Sequence[str] = (), root: str | None = None) -> LightningDataModule:
+    """Build the data module that a checkpoint describes; it knows on which images the model was trained.
+
+    Args:
+        checkpoint: what :func:`read_checkpoint` returned.
+        trust: further packages from which classes may be built.
+        root: folder in which the source's files are now, where they have moved since.
 
     Raises:
-        InputError: if the checkpoint describes no data (it was saved by a Trainer without data module).
+        InputError: where the checkpoint describes no data (a model saved by a plain Trainer without data module), they
+            are not found, or their classes are others.
     """
-    if state["data"] is None:
+    description = copy.deepcopy(checkpoint[CHECKPOINT_KEY]["data"])
+    if description is None:
         raise InputError("the checkpoint does not say on which data its model was trained: give the data in a config")
-    return build(state["data"], LightningDataModule, _trusted(trust), "data")
+    source = description["init_args"].get("source")
+    arguments = source["init_args"] if isinstance(source, dict) else {}
+    if root is not None:
+        if "root" not in arguments:
+            raise InputError("--data_root: the data of this checkpoint are in no folder of their own: leave it out")
+        arguments["root"] = os.path.abspath(Path(root).expanduser())
+    if arguments.get("root") is not None and not Path(arguments["root"]).exists():
+        raise InputError(f"{arguments['root']}, the folder of the data, is not there: give --data_root DIR")
+    data = build(description, LightningDataModule, _trusted(trust), "data")
+    if state := checkpoint.get(type(data).__qualname__):  # where Lightning keeps it
+        data.load_state_dict(state)
+    return data
+
+
+def class_names(checkpoint: dict[str, Any]) -> list[str]:
+    """Return the names of the classes of a checkpoint's data, in the order of labels; none where it tells none."""
+    _, _, data = (checkpoint[CHECKPOINT_KEY]["data"] or {}).get("class_path", "").rpartition(".")
+    return checkpoint.get(data, {}).get("classes", [])
 
 
 def _trusted(trust: Sequence[str]) -> tuple[str, ...]:

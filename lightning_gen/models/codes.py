@@ -1,5 +1,6 @@
 """The codes of a trained VQ-VAE as a data set of images, to which a prior is fitted."""
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,7 +9,6 @@ import torch
 from lightning_gen.core import InputError
 from lightning_gen.data import ImageDataModule, Images, Source
 from lightning_gen.models.checkpoint import load, load_data, read_checkpoint
-from lightning_gen.models.state import CHECKPOINT_KEY
 from lightning_gen.models.vqvae import VQVAE
 
 IMAGES_AT_ONCE = 500
@@ -27,6 +27,7 @@ class Codes(Source):
         fingerprint_of_codes: hash of the encoding weights; None takes that of the file. A prior's checkpoint stores it,
             so that the prior cannot be combined with other weights.
         trust: further packages from which classes may be built.
+        root: folder in which the images are now, where they have moved since.
 
     Raises:
         InputError: for a checkpoint of another model or with another fingerprint; on reading, for data that are not
@@ -35,20 +36,28 @@ class Codes(Source):
 
     name = "codes"
 
-    def __init__(self, checkpoint: str, fingerprint_of_codes: str | None = None, trust: Sequence[str] = ()):
-        self.checkpoint = str(checkpoint)
+    def __init__(
+        self,
+        checkpoint: str,
+        fingerprint_of_codes: str | None = None,
+        trust: Sequence[str] = (),
+        root: str | None = None,
+    ):
+        self.checkpoint = os.path.abspath(checkpoint)
+        self.root = root
         self.trust = tuple(trust)
         self.fingerprint_of_codes = fingerprint_of_codes
-        model, state = self._open()
+        model, checkpoint = self._open()
         self.fingerprint_of_codes = model.fingerprint()
         self.spec = model.code_spec
-        data = load_data(state, self.trust)
+        data = load_data(checkpoint, self.trust, root)
         if not isinstance(data, ImageDataModule):
             raise InputError(
                 f"Codes.checkpoint: {checkpoint} was trained on a {type(data).__name__}, which has no parts"
             )
         self.images = data.source
         self.parts = self.images.parts
+        self.classes = self.images.classes
 
     def _open(self) -> tuple[VQVAE, dict]:
         checkpoint = read_checkpoint(self.checkpoint)
@@ -60,7 +69,7 @@ class Codes(Source):
                 f"Codes.checkpoint: {self.checkpoint} has other weights than when these codes were made: give the "
                 "checkpoint as it was then, or fit the prior anew"
             )
-        return model, checkpoint[CHECKPOINT_KEY]
+        return model, checkpoint
 
     def prepare(self) -> None:
         """Prepare the original source, for example by downloading it."""

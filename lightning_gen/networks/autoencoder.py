@@ -163,7 +163,7 @@ class ConvEncoder(Encoder):
     """Stride-2 convolutions that halve the resolution k times to a x a, then one linear layer.
 
     Args:
-        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 256.
         outputs: number of outputs.
         width: channels at full resolution, doubled at each halving.
         max_width: upper bound on the channels.
@@ -189,7 +189,7 @@ class ConvDecoder(Decoder):
     """Mirror of :class:`ConvEncoder`: a linear layer to a x a, then stride-2 transposed convolutions.
 
     Args:
-        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 256.
         latent_dim: latent dimension.
         out_channels: number of output channels.
         width: channels at full resolution, doubled at each halving.
@@ -238,7 +238,7 @@ class ResNetEncoder(Encoder):
     """Residual units without normalisation, average pooling between resolutions, then one linear layer.
 
     Args:
-        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 256.
         outputs: number of outputs.
         width: channels of all feature maps.
         depth: residual units at each resolution.
@@ -264,7 +264,7 @@ class ResNetDecoder(Decoder):
     """Mirror of :class:`ResNetEncoder`: a linear layer to a x a, residual units, nearest-neighbour upsampling.
 
     Args:
-        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 256.
         latent_dim: latent dimension.
         out_channels: number of output channels.
         width: channels of all feature maps.

@@ -9,7 +9,7 @@ from lightning_gen.core import ImageSpec, InputError, check_positive
 from lightning_gen.networks.conditional import FeatureDiscriminator, check_conditional, last_of, require_labels
 
 SMALLEST = (3, 4, 5, 6, 7)
-LARGEST = 128
+LARGEST = 256
 
 
 def doublings(spec: ImageSpec, owner: object) -> tuple[int, int]:
@@ -27,7 +27,7 @@ def doublings(spec: ImageSpec, owner: object) -> tuple[int, int]:
     if side not in SMALLEST or k < 1 or spec.height > LARGEST:
         raise InputError(
             f"{name} needs a side of a*2^k with a in 3..7 and k >= 1, at most {LARGEST} "
-            f"(such as 8, 28, 32, 48, 64, 128), got {spec.height}"
+            f"(such as 8, 28, 32, 48, 64, 128, 256), got {spec.height}"
         )
     return side, k
 
@@ -46,7 +46,7 @@ class DCGANGenerator(nn.Module):
     """DCGAN: latent -> a x a map -> stride-2 transposed convolutions, batch norm, ReLU -> tanh (Radford et al. 2016).
 
     Args:
-        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128; grey or RGB.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 256; grey or RGB.
         latent_dim: latent dimension.
         width: channels before the last layer, doubled at each halving.
         max_width: upper bound on the channels.
@@ -99,7 +99,7 @@ class DCGANDiscriminator(FeatureDiscriminator):
     """DCGAN: stride-2 convolutions, batch norm and leaky ReLU, then one score per image (Radford et al. 2016).
 
     Args:
-        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128; grey or RGB.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 256; grey or RGB.
         width: channels after the first layer, doubled at each halving.
         max_width: upper bound on the channels.
         batch_norm: batch normalisation, as in the paper. Disable it with gradient penalties, which assume that a score

@@ -23,7 +23,7 @@ class DenseToConvGenerator(nn.Module):
     grows in depth.
 
     Args:
-        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128, and a multiple of 4.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 256, and a multiple of 4.
         latent_dim: latent dimension.
         width: channels after the linear layer, a multiple of 4.
         negative_slope: slope of the leaky ReLU (the tutorial's is 0.3).

@@ -90,7 +90,7 @@ class R3GANGenerator(nn.Module):
     Sizes for one CPU core: ``width=32, max_width=64, blocks=1, group_size=8`` at 8x8, and half that width at 28x28.
 
     Args:
-        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128; any channels.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 256; any channels.
         latent_dim: latent dimension.
         width: channels at full resolution, doubled at each halving.
         max_width: upper bound on the channels.
@@ -158,7 +158,7 @@ class R3GANDiscriminator(nn.Module):
     identity (:class:`R3Block`). A conditional score is the inner product of A's outputs with an embedding of the class.
 
     Args:
-        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128; any channels.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 256; any channels.
         width: channels at full resolution, doubled at each halving.
         max_width: upper bound on the channels.
         blocks: residual blocks per resolution, at k + 1 resolutions.

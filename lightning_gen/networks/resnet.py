@@ -76,7 +76,7 @@ class ResNetGenerator(nn.Module):
     have a gain and a bias per class (Dumoulin et al. 2017), as in Miyato and Koyama (2018).
 
     Args:
-        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 256.
         latent_dim: latent dimension.
         width: channels at full resolution.
         max_width: channels double at each halving, up to this bound; None for ``width`` everywhere.
@@ -158,7 +158,7 @@ class ResNetDiscriminator(FeatureDiscriminator):
     2018); ``classifier`` adds an auxiliary head (Odena et al. 2017). Heads are spectrally normalised, too.
 
     Args:
-        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 256.
         width: channels of the first block.
         max_width: channels double at each halving, up to this bound; None for ``width`` everywhere (in the paper, 128
             for CIFAR-10; 64 up to 1024 for larger images).

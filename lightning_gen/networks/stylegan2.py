@@ -241,7 +241,7 @@ class StyleGAN2Generator(nn.Module):
     Sizes for one CPU core: ``width=32, max_width=64`` at 8x8, ``width=16, max_width=64`` at 28x28.
 
     Args:
-        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128; any channels.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 256; any channels.
         style_dim: dimension of z and of the styles.
         mapping_layers: layers of the mapping network (8 in the paper).
         width: channels at full resolution, doubled at each halving.
@@ -396,7 +396,7 @@ class StyleGAN2Discriminator(nn.Module):
     batch is split into groups and over ranks. Disable it for small batches, or if scores of images are compared.
 
     Args:
-        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 128; any channels.
+        spec: square images of size a·2^k, a in 3..7, k >= 1, at most 256; any channels.
         width: channels at full resolution, doubled at each halving.
         max_width: upper bound on the channels.
         minibatch_std: whether to append the standard deviation within groups of four images to the last feature map.

@@ -270,7 +270,7 @@ def run(tmp_path_factory) -> RunFolder:
 def test_every_evaluation_of_a_vae_has_its_pictures_beside_the_grid(run):
     names = {path.name for path in (run.path / "samples").iterdir()}
     kinds = ("", "-reconstructions", "-interpolations")
-    assert names == {f"{images:012d}{kind}.png" for images in (640, 1280) for kind in kinds}
+    assert names == {f"{images:012d}{kind}.png" for images in (640, 1280) for kind in kinds} | {"training.png"}
     grids = [(images, run.path / "samples" / f"{images:012d}.png") for images in (640, 1280)]
     assert grids_to_report(run.path) == grids_to_animate(run.path) == grids
     shown = evaluation_pictures(run, 640)
@@ -295,4 +295,4 @@ def test_training_does_not_notice_the_pictures(run, tmp_path):
 def test_a_gan_has_none(tmp_path):
     main(["fit", "--config", str(CONF / "gan.yaml"), f"--run.root={tmp_path}", "--budget.images=640"])
     names = [path.name for path in (tmp_path / "gan" / "version_0" / "samples").iterdir()]
-    assert names == ["000000000640.png"]
+    assert sorted(names) == ["000000000640.png", "training.png"]

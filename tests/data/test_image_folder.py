@@ -1,11 +1,12 @@
 """Folders of images: splits, classes, decoding, the disk cache, and what is refused."""
 
+import hashlib
 import logging
 import multiprocessing
 import os
 import pickle
 import re
-from itertools import chain
+from itertools import chain, count
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from lightning_gen.core.errors import InputError
 from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data import ImageFolder, Source
 from lightning_gen.data.decode import Chunk
+from lightning_gen.data.folder import PLACES, place_of
 from lightning_gen.data.store import decode_to_disk, open_store
 
 
@@ -54,65 +56,105 @@ def one(folder, **arguments):
 
 
 def thrice(folder, pixels, suffix="png", **options):
-    for name in "abc":
-        save(folder / f"{name}.{suffix}", pixels, **options)
+    """Save an image under three names, of which each part gets one."""
+    for first, end in [(0.2, 1), *PLACES.values()]:
+        names = (f"{n}.{suffix}" for n in count())
+        save(folder / next(name for name in names if first <= place_of(name) < end), pixels, **options)
     return folder
 
 
-def test_a_flat_folder_is_split_by_its_seed(tmp_path):
-    numbered(tmp_path / "in", 50)
-    source = ImageFolder(str(tmp_path / "in"), 8)
-    assert source.spec == ImageSpec(1, 8, 8)
-    assert source.classes == ()
-    parts = {part: numbers(source, part) for part in source.parts}
-    assert {part: len(n) for part, n in parts.items()} == {"train": 40, "val": 5, "test": 5}
-    assert sorted(chain(*parts.values())) == list(range(50))
-    assert all(n == sorted(n) for n in parts.values())
-    assert source.load("train").labels is None
-    again, other = ImageFolder(str(tmp_path / "in"), 8), ImageFolder(str(tmp_path / "in"), 8, split_seed=1)
-    assert numbers(again, "test") == parts["test"] != numbers(other, "test")
+def part_of(name, seed=0):
+    """The part of an image that no folder decides, from the definition: a tenth of all 64-bit hashes each."""
+    number = int(hashlib.blake2b(f"{seed}|{name}".encode(), digest_size=8).hexdigest(), 16)
+    return {0: "test", 1: "val"}.get(number * 10 >> 64, "train")
+
+
+def test_a_flat_folder_is_split_by_names_and_its_seed(tmp_path):
+    numbered(tmp_path / "in", 200)
+    for seed in (0, 1):
+        source = ImageFolder(str(tmp_path / "in"), 8, split_seed=seed)
+        assert source.spec == ImageSpec(1, 8, 8)
+        assert source.classes == ()
+        for part in source.parts:
+            assert numbers(source, part) == [n for n in range(200) if part_of(f"{n:03d}.png", seed) == part]
+            assert source.count(part) == len(source.load(part).levels)
+        assert source.load("train").labels is None
+        assert 0.7 < len(source.load("train").levels) / 200 < 0.9
+
+
+def test_adding_and_removing_images_moves_no_other(tmp_path):
+    numbered(tmp_path / "in" / "a", 60)
+    numbered(tmp_path / "in" / "b", 60, first=100)
+    before = {part: set(numbers(ImageFolder(str(tmp_path / "in"), 8), part)) for part in ImageFolder.parts}
+    gone = set(range(0, 60, 7))
+    for number in gone:
+        (tmp_path / "in" / "a" / f"{number:03d}.png").unlink()
+    numbered(tmp_path / "in" / "a", 30, first=200)
+    numbered(tmp_path / "in" / "aa", 30, first=60)
+    after = ImageFolder(str(tmp_path / "in"), 8)
+    for part, kept in before.items():
+        new = set(range(60, 90)) | set(range(200, 230))
+        assert set(numbers(after, part)) - new == kept - gone
+
+
+def test_names_that_only_unicode_tells_apart_are_one():
+    assert place_of("Z\u00fcrich.png", 3) == place_of("Zu\u0308rich.png", 3) != place_of("Zurich.png", 3)
+
+
+def test_a_split_that_leaves_something_empty_names_a_seed_that_does_not(tmp_path):
+    numbered(tmp_path / "few", 3)
+    with pytest.raises(
+        InputError, match=r"/few: split_seed 0 leaves none of 3 images for (test|val): give split_seed: "
+    ) as e:
+        ImageFolder(str(tmp_path / "few"), 8)
+    seed = int(str(e.value).rpartition(" ")[2])
+    source = ImageFolder(str(tmp_path / "few"), 8, split_seed=seed)
+    assert all(len(source.load(part).levels) for part in source.parts)
+    for number in range(30):
+        numbered(tmp_path / "many" / f"class{number}", 1, first=number)
+    with pytest.raises(
+        InputError,
+        match=r"leaves none of the 1 images in class\d+/ for train: add images, or sort them into train/ and test/ and "
+        r"val/",
+    ):
+        ImageFolder(str(tmp_path / "many"), 8)
 
 
 def test_class_folders_give_labels(tmp_path):
-    numbered(tmp_path / "in" / "cat", 10)
-    numbered(tmp_path / "in" / "ant", 6, first=100)
-    numbered(tmp_path / "in" / "ant" / "deep" / "er", 4, first=120)
+    numbered(tmp_path / "in" / "cat", 40)
+    numbered(tmp_path / "in" / "ant", 30, first=100)
+    numbered(tmp_path / "in" / "ant" / "deep" / "er", 10, first=140)
     (tmp_path / "in" / ".cache").mkdir()
     save(tmp_path / "in" / "cat" / "._000.png")
     (tmp_path / "in" / "cat" / "notes.txt").write_text("not an image")
     source = ImageFolder(str(tmp_path / "in"), 8)
     assert source.classes == ("ant", "cat")
     assert source.spec.num_classes == 2
-    for part, size in {"train": 16, "val": 2, "test": 2}.items():
+    for part in source.parts:
         images = source.load(part)
-        assert len(images.levels) == size
         assert images.labels.tolist() == [int(n < 100) for n in numbers(source, part)]
+        assert source.count(part).tolist() == np.bincount(images.labels).tolist()
+    assert sum(source.count(part).sum() for part in source.parts) == 80
     plain = ImageFolder(str(tmp_path / "in"), 8, labels=False)
     assert plain.spec.num_classes == 0
-    assert len(plain.load("train").levels) == 16
+    assert [numbers(plain, part) for part in plain.parts] == [numbers(source, part) for part in source.parts]
 
 
 def test_split_folders(tmp_path):
-    cases = {
-        ("train", "val", "test"): (20, 20, 20),
-        ("train", "test"): (18, 2, 20),
-        ("train", "val"): (18, 20, 2),
-        ("train",): (16, 2, 2),
-    }
     for classes in [("",), ("a", "b")]:
-        for folders, sizes in cases.items():
+        for folders in [("train", "val", "test"), ("train", "test"), ("train", "val"), ("train",)]:
             root = tmp_path / f"{'-'.join(folders)}{len(classes)}"
             for k, folder in enumerate(folders):
                 for j, name in enumerate(classes):
-                    numbered(root / folder / name, 20 // len(classes), first=60 * k + 30 * j)
+                    numbered(root / folder / name, 60 // len(classes), first=80 * k + 40 * j)
             source = ImageFolder(str(root), 8)
-            assert tuple(len(source.load(part).levels) for part in source.parts) == sizes, root
             for part in source.parts:
                 home = folders.index(part) if part in folders else 0
-                assert all(60 * home <= n < 60 * home + 60 for n in numbers(source, part)), root
+                assert all(80 * home <= n < 80 * home + 80 for n in numbers(source, part)), root
                 if len(classes) == 2:
-                    assert source.load(part).labels.tolist() == [n % 60 // 30 for n in numbers(source, part)], root
-            assert len(set(chain(*(numbers(source, part) for part in source.parts)))) == sum(sizes), root
+                    assert source.load(part).labels.tolist() == [n % 80 // 40 for n in numbers(source, part)], root
+            found = sorted(chain(*(numbers(source, part) for part in source.parts)))
+            assert len(set(found)) == len(found) == 60 * len(folders), root
 
 
 def test_an_image_of_the_right_size_keeps_its_pixels(tmp_path):
@@ -186,9 +228,9 @@ def test_animations_give_their_first_frame_and_bilevel_images_black_and_white(tm
 
 
 def test_channels_converts(tmp_path):
-    save(tmp_path / "in" / "a.png", np.full((8, 8), 50))
-    save(tmp_path / "in" / "b.png", np.full((8, 8, 3), 50))
-    save(tmp_path / "in" / "c.jpg", Image.new("CMYK", (8, 8), (0, 0, 0, 205)), quality=100)
+    save(tmp_path / "in" / "train" / "a.png", np.full((8, 8), 50))
+    save(tmp_path / "in" / "val" / "b.png", np.full((8, 8, 3), 50))
+    save(tmp_path / "in" / "test" / "c.jpg", Image.new("CMYK", (8, 8), (0, 0, 0, 205)), quality=100)
     for channels in (1, 3):
         source = ImageFolder(str(tmp_path / "in"), 8, channels=channels)
         assert source.spec.channels == channels
@@ -266,8 +308,9 @@ def test_broken_images_are_skipped_and_counted(tmp_path, caplog, where):
 
 
 def test_skipping_everything_is_an_error(tmp_path):
-    for name in "abc":
-        (tmp_path / f"{name}.png").write_bytes(b"")
+    thrice(tmp_path, np.zeros((8, 8)))
+    for file in tmp_path.iterdir():
+        file.write_bytes(b"")
     with pytest.raises(InputError, match="none of its 3 images can be read"):
         ImageFolder(str(tmp_path), 8, on_error="skip")
     for where in ("memory", "disk"):
@@ -297,10 +340,10 @@ def test_mixed_channels_are_named(tmp_path, first):
 
 
 def test_pixels_without_a_range_are_refused(tmp_path):
-    for mode, suffix in [("F", "tif"), ("I", "tif")]:
-        folder = thrice(tmp_path / mode, Image.new(mode, (8, 8)), suffix)
-        with pytest.raises(InputError, match="32-bit pixels have no fixed range: convert it to 8 or 16 bits"):
-            one(folder, size=8, channels=1)
+    for mode, kind in [("F", "floating-point"), ("I", "signed")]:
+        folder = thrice(tmp_path / mode, Image.new(mode, (8, 8)), "tif")
+        said = refusal(one, folder, size=8, channels=1, on_error="skip")
+        assert f"tif: has {kind} pixels, which have no fixed range: convert it to 8 or 16 unsigned bits" in said
 
 
 def test_wrong_folders_are_named(tmp_path):
@@ -314,7 +357,9 @@ def test_wrong_folders_are_named(tmp_path):
     with pytest.raises(InputError, match=r"/empty: holds no images \(\.png .*\): put some there"):
         ImageFolder(str(tmp_path / "empty"), 8)
     numbered(tmp_path / "two", 2)
-    with pytest.raises(InputError, match=r"/two: 2 images are too few to split off test and val"):
+    with pytest.raises(
+        InputError, match=r"/two: .* leaves none of 2 images for .*: add images, or sort them into train/"
+    ):
         ImageFolder(str(tmp_path / "two"), 8)
 
 
@@ -325,9 +370,10 @@ def test_wrong_class_folders_are_named(tmp_path):
         ImageFolder(str(tmp_path), 8)
     numbered(tmp_path / "dog", 1)
     numbered(tmp_path, 1)
+    numbered(tmp_path / "dog", 20)
     with pytest.raises(InputError, match=r"has images \(000\.png\) beside class folders \(cat/\): move them"):
         ImageFolder(str(tmp_path), 8)
-    assert len(ImageFolder(str(tmp_path), 8, labels=False).load("train").levels) == 5
+    assert sum(len(ImageFolder(str(tmp_path), 8, labels=False).load(part).levels) for part in ImageFolder.parts) == 26
 
 
 def test_wrong_split_folders_are_named(tmp_path):
@@ -392,7 +438,7 @@ def test_the_disk_cache_equals_memory_and_is_found_again(tmp_path, cache, monkey
 
     monkeypatch.setattr("lightning_gen.data.folder.decode_all", refuse)
     assert numbers(ImageFolder(root, 8, cache="disk"), "val") == numbers(memory, "val")
-    assert len(pickle.loads(pickle.dumps(disk)).load("val").levels) == 20
+    assert len(pickle.loads(pickle.dumps(disk)).load("val").levels) == disk.count("val").sum()
 
 
 def test_the_cache_goes_to_disk_by_itself_when_the_images_are_many(tmp_path, cache, monkeypatch):
@@ -406,7 +452,7 @@ def test_the_cache_goes_to_disk_by_itself_when_the_images_are_many(tmp_path, cac
 
 def test_the_disk_cache_sees_changes(tmp_path, cache):
     root = tmp_path / "in"
-    numbered(root, 20)
+    numbered(root, 50)
     ImageFolder(str(root), 8, cache="disk").load("train")
     for arguments in (
         {"size": 4},
@@ -496,17 +542,17 @@ def test_two_processes_decode_at_once(tmp_path, cache):
 
 
 def test_linked_folders_are_followed_and_circles_end(tmp_path):
-    numbered(tmp_path / "elsewhere", 5, first=100)
-    numbered(tmp_path / "in" / "a", 5)
+    numbered(tmp_path / "elsewhere", 20, first=100)
+    numbered(tmp_path / "in" / "a", 20)
     (tmp_path / "in" / "b").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "in" / "a" / "circle").symlink_to(tmp_path / "in" / "a")
     source = ImageFolder(str(tmp_path / "in"), 8)
     assert source.classes == ("a", "b")
-    assert sorted(chain(*(numbers(source, part) for part in source.parts))) == [*range(5), *range(100, 105)]
+    assert sorted(chain(*(numbers(source, part) for part in source.parts))) == [*range(20), *range(100, 120)]
 
 
 def test_arguments_can_be_read_back_and_the_source_named_in_a_config(tmp_path):
-    numbered(tmp_path, 3)
+    numbered(tmp_path, 50)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Source, "source")
     given = {"size": [4, 6], "channels": 3, "labels": False, "background": 9, "on_error": "skip", "cache": "memory"}

@@ -1,5 +1,6 @@
 """Folders and array files of images: order, sizes, labels, and every way in which they can be wrong."""
 
+import logging
 import os
 import pickle
 import re
@@ -12,6 +13,7 @@ from refusals import refusal
 
 from lightning_gen.core.errors import InputError
 from lightning_gen.core.spec import ImageSpec
+from lightning_gen.data.decode import Remedies
 from lightning_gen.data.images import read_images
 
 
@@ -69,13 +71,109 @@ def test_files_are_brought_to_a_size_by_cutting_to_the_aspect_and_pillows_bicubi
     assert read_images(tmp_path, size=5)[1] == ImageSpec(1, 5, 5)
 
 
-def test_files_that_are_turned_by_their_exif_tag_have_the_size_that_is_seen(tmp_path):
-    levels = pixels(2, 4, 6)
-    Image.fromarray(levels[0]).save(tmp_path / "a.png")
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by a quarter to the right to see it
-    Image.fromarray(np.rot90(levels[1])).save(tmp_path / "b.png", exif=exif)
-    np.testing.assert_array_equal(read_images(tmp_path)[0].levels[:, 0], levels)
+def test_files_that_are_turned_by_their_orientation_have_the_size_that_is_seen(tmp_path):
+    levels = pixels(9, 4, 6)
+    back = {1: 0, 3: 2, 6: 1, 8: 3}  # quarters to the left, from what is seen to what is stored
+    for number, turns in back.items():
+        exif = Image.Exif()
+        exif[0x0112] = number
+        stored = np.rot90(levels[number], turns)
+        for kind in ("png", "tif"):
+            Image.fromarray(stored).save(tmp_path / f"{number}.{kind}", exif=exif)
+    found = read_images(tmp_path)[0].levels[:, 0]
+    np.testing.assert_array_equal(found, levels[[number for number in back for _ in range(2)]])
+
+
+def mixed_folder(folder):
+    """Grey, colour, transparent, broken and larger files, in this order."""
+    grey, colour = pixels(5, 5), pixels(5, 5, 3, seed=1)
+    clear = np.dstack([colour, np.full((5, 5), 0, np.uint8)])
+    for name, image in {"a": grey, "b": colour, "c": clear, "e": np.kron(grey, np.ones((2, 2), np.uint8))}.items():
+        Image.fromarray(image).save(folder / f"{name}.png")
+    (folder / "d.png").write_bytes((folder / "a.png").read_bytes()[:60])
+    return grey, colour
+
+
+def test_channels_background_and_skipping_mean_what_they_do_for_training(tmp_path, caplog):
+    grey, colour = mixed_folder(tmp_path)
+    np.save(tmp_path / "labels.npy", np.array([4, 3, 2, 1, 0], np.uint8))
+    with caplog.at_level(logging.WARNING):
+        images, spec = read_images(tmp_path, size=5, channels=3, background=77, on_error="skip")
+    assert spec == ImageSpec(3, 5, 5, num_classes=5)
+    np.testing.assert_array_equal(images.levels[0], np.stack([grey] * 3))
+    np.testing.assert_array_equal(images.levels[1], colour.transpose(2, 0, 1))
+    assert np.all(images.levels[2] == 77)
+    np.testing.assert_array_equal(images.labels, [4, 3, 2, 0])
+    assert images.labels.dtype == np.int64
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"skipped 1 of 5 images of {tmp_path}; the first: {tmp_path}/d.png: is broken (")
+    (tmp_path / "labels.npy").unlink()
+    assert read_images(tmp_path, size=5, channels=1, background=0, on_error="skip")[1] == ImageSpec(1, 5, 5)
+
+
+def test_remedies_are_in_the_words_of_the_caller(tmp_path):
+    mixed_folder(tmp_path)
+    remedies = Remedies("give --channels", "give --background", "give --on_error skip", "give --size")
+    for arguments, problem in [
+        ({"size": 5}, "b.png: a colour image among grey ones: give --channels"),
+        ({"size": 5, "channels": 3}, "c.png: has transparent pixels: give --background"),
+        ({"size": 5, "channels": 3, "background": 0}, r"d.png: is broken .*: give --on_error skip"),
+        ({"channels": 3, "background": 0, "on_error": "skip"}, "e.png: is 10 x 10 among images of 5 x 5: give --size"),
+    ]:
+        assert re.search(f"{problem}$", refusal(read_images, tmp_path, **arguments, remedies=remedies)), problem
+        said = refusal(read_images, tmp_path, **arguments)
+        assert re.search(r": (convert or remove it|repair or remove it|give a size to bring all to)$", said), said
+    for name in "abce":
+        (tmp_path / f"{name}.png").unlink()
+    said = refusal(read_images, tmp_path, on_error="skip")
+    assert "none of the 1 images can be read; the first: " in said
+    for arguments, problem in [
+        ({"channels": 2}, "channels must be None, 1 or 3, got 2"),
+        ({"background": 256}, r"background must be in .0, 255., got 256"),
+        ({"on_error": "ignore"}, "on_error must be raise or skip, got 'ignore'"),
+    ]:
+        assert re.search(problem, refusal(read_images, tmp_path, **arguments)), problem
+    np.save(tmp_path / "x.npy", pixels(2, 1, 4, 4))
+    assert "arrays are taken as they are: leave the channels out" in refusal(
+        read_images, tmp_path / "x.npy", channels=3
+    )
+
+
+def test_a_file_beyond_a_limit_is_not_skipped(tmp_path):
+    write_folder(tmp_path, pixels(2, 5, 5))
+    Image.fromarray(np.zeros((5, 5), np.float32)).save(tmp_path / "zz.tif")
+    said = refusal(read_images, tmp_path, on_error="skip")
+    assert "zz.tif: has floating-point pixels, which have no fixed range: convert it to 8 or 16 unsigned bits" in said
+
+
+def test_class_folders_are_numbered_in_natural_order(tmp_path):
+    levels = pixels(6, 4, 4)
+    for number, name in enumerate(["2/x", "10/b/y", "10/a", "1/z", "1/zz", "2/w"]):
+        write_folder((tmp_path / name).parent, [])
+        Image.fromarray(levels[number]).save(tmp_path / f"{name}.png")
+    (tmp_path / ".cache").mkdir()
+    images, spec = read_images(tmp_path, labels=True)
+    np.testing.assert_array_equal(images.levels[:, 0], levels[[3, 4, 5, 0, 2, 1]])
+    np.testing.assert_array_equal(images.labels, [0, 0, 1, 1, 2, 2])
+    assert images.labels.dtype == np.int64
+    assert spec == ImageSpec(1, 4, 4, num_classes=3)
+    assert read_images(tmp_path)[0].labels is None
+    flat = write_folder(tmp_path / "1", [])
+    assert read_images(flat, labels=True)[0].labels is None
+    # A class whose only image is left out is still one.
+    (tmp_path / "11").mkdir()
+    (tmp_path / "11" / "x.png").write_bytes(b"")
+    images, spec = read_images(tmp_path, labels=True, on_error="skip")
+    assert (len(images.levels), spec.num_classes) == (6, 4)
+    for make, problem in [
+        (lambda: (tmp_path / "3").mkdir(), "/3: a class without images: fill or remove it"),
+        (lambda: np.save(tmp_path / "labels.npy", [0]), r"labels.npy: there are class folders \(1/\) as well: remove"),
+        (lambda: write_folder(tmp_path, levels[:1]), r"has images \(000.png\) beside class folders \(1/\): move them"),
+    ]:
+        make()
+        assert re.search(problem, refusal(read_images, tmp_path, labels=True)), problem
+        if (tmp_path / "3").exists():
+            (tmp_path / "3").rmdir()
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -255,8 +353,8 @@ def test_what_cannot_be_read_is_named_in_one_line_with_a_remedy(tmp_path):
         (colour_among_grey, "zz.png: a colour image among grey ones: convert or remove it"),
         (grey_among_colour, "zz.png: a grey image among colour ones: convert or remove it"),
         (transparent, "000.png: has transparent pixels: convert or remove it"),
-        (no_picture, "000.png: is no readable image: repair or remove it"),
-        (cut_header, "001.png: is no readable image: repair or remove it"),
+        (no_picture, "000.png: is not an image: repair or remove it"),
+        (cut_header, r"001.png: is broken \(.*\): repair or remove it"),
         (cut_pixels, r"001.png: is broken \(.*\): repair or remove it"),
         (no_bytes, r"x.npy: cannot be read as plain numbers \(.*\): save it again or remove it"),
         (nothing_packed, "x.npz: must hold uint8 levels .*, got float64 of shape .0,."),

@@ -335,7 +335,7 @@ def test_sizes_that_networks_cannot_halve_are_refused_by_name():
             (9, 9): r"needs a side of a\*2\^k .*got 9",
             (30, 30): "got 30",
             (36, 36): "got 36",
-            (256, 256): "at most 128 .*got 256",
+            (512, 512): "at most 256 .*got 512",
         }.items():
             with pytest.raises(InputError, match=f"^{name_of(network)} .*{message}"):
                 network(ImageSpec(1, height, width))
