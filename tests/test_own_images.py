@@ -74,7 +74,7 @@ def test_counts_and_what_was_passed_over_are_said(begun, capsys):
     trained = sum(place_of(f"{name}/{n}.png") >= 0.2 for name in ("9", "10", "cat") for n in range(60))
     assert said.startswith(f"data: {trained} train and ")
     assert "train, 3 classes: 9: " in said
-    assert "note: 2 files were passed over: HEIC files are not read: convert them" in said
+    assert "note: 2 files were passed over (HEIC files are not read): convert them" in said
     assert "were split off (split_seed 0)" in said
 
 

@@ -194,7 +194,7 @@ def test_a_long_evaluation_is_left_after_a_signal_and_made_up_for_when_resumed(
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     saved = torch.load(run.last, weights_only=True)
     assert saved["lightning_gen"]["images_seen"] == 640
-    assert not (run.path / "samples").exists()
+    assert not list((run.path / "samples").glob("0*.png"))
     monkeypatch.undo()
     main([*FIT, f"--run.root={tmp_path}", "--ckpt_path=last"])
     assert evaluations(run) == [640, 960]  # before its first step, and as usual

@@ -44,7 +44,7 @@ def test_options_that_help_leaves_out_are_kept_with_interpolation_and_in_config_
     (tmp_path / "same.yaml").write_text('evaluation: {n: "${budget.images}"}')
     extra = ["--config", str(tmp_path / "same.yaml"), "--trainer.limit_val_batches", "0"]
     run = fit(tmp_path / "runs", *extra)
-    assert not (run / "samples").exists()
+    assert not list((run / "samples").glob("0*.png"))
     trainer = yaml.safe_load((run / "config.yaml").read_text())["trainer"]
     assert trainer["limit_val_batches"] == 0
     assert trainer["max_epochs"] == -1
@@ -64,12 +64,12 @@ def test_early_stopping_acts_after_an_evaluation(tmp_path):
     stop["init_args"] = {"monitor": "val/fid_digits", "patience": 1, "min_delta": 1000.0}
     (tmp_path / "stop.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [stop]}}))
     run = fit(tmp_path / "runs", "--config", str(tmp_path / "stop.yaml"), "--evaluation.every", "64")
-    assert sorted(int(path.stem) for path in (run / "samples").iterdir()) == [64, 128]
+    assert sorted(int(path.stem) for path in (run / "samples").glob("0*.png")) == [64, 128]
 
 
 def test_evaluations_are_counted_in_images_where_epochs_end(tmp_path):
     run = fit(tmp_path / "runs", "--trainer.limit_train_batches", "3", "--evaluation.every", "320")
-    assert sorted(int(path.stem) for path in (run / "samples").iterdir()) == [320, 640]
+    assert sorted(int(path.stem) for path in (run / "samples").glob("0*.png")) == [320, 640]
 
 
 def test_data_without_reference_images_are_refused_before_training(tmp_path, capsys, monkeypatch):

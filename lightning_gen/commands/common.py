@@ -24,7 +24,9 @@ def add_model_options(parser: CommandParser, optional: bool = False) -> None:
     text = "Checkpoint file, such as runs/.../best.ckpt."
     parser.add_argument("checkpoint", type=str | None if optional else str, metavar="CKPT", help=text, **may_miss)
     parser.add_argument("--seed", type=int, default=0, help="Seed of samples and of a likelihood's noise.")
-    parser.add_argument("--batch_size", type=PositiveInt, default=500, help="Images (or chains) at once.")
+    parser.add_argument(
+        "--batch_size", type=PositiveInt, default=500, help="Images (or chains) at once; another number draws others."
+    )
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, mps, or auto.")
     parser.add_argument("--weights", choices=("averaged", "live"), default="averaged", help="Which weights to use.")
     parser.add_argument(

@@ -396,6 +396,7 @@ def score_checkpoint(options: Namespace, given: Namespace, sampler_options: Sequ
         "images_seen": model.images_seen,
         "weights": options.weights,
         "seed": options.seed,
+        "batch_size": options.batch_size,
         "sampler": describe(model.sampler),
     }
     figures = suite.compute()

@@ -137,7 +137,7 @@ class ImageFolder(Source):
         """Return which files are no images that can be read, and what was split off the training images."""
         names = (name for _, _, names in os.walk(self._base) for name in names if not name.startswith("."))
         reasons = Counter(filter(None, map(passed_over, names)))
-        lines = [f"{n:,} files were passed over: {reason}: convert them" for reason, n in reasons.items()]
+        lines = [f"{n:,} files were passed over ({reason}): convert them" for reason, n in reasons.items()]
         split_off = [part for part in PLACES if not (self._base / part).is_dir()]
         if split_off:
             total = sum(map(len, self._files.values()))
