@@ -53,7 +53,7 @@ def main(args: Sequence[str] | None = None) -> None:
             return
         if verb in TRAINING:
             join()  # a sweep, if one started this process: from here on it does not outlive it
-            args = find_configs(args)  # a missing file is told before anything slow is imported
+            args = find_configs(args)  # a missing file is reported before anything slow is imported
             import_module("lightning_gen.commands.training").run(verb, args)
         else:
             import_module(f"lightning_gen.commands.{verb}").run(args[1:])

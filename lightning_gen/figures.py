@@ -54,8 +54,7 @@ def base_of(name: str) -> str:
     ('fid', 'bpd_bound', 'issue')
     """
     plain = name.partition("/")[2] if part_of(name) else name
-    known = (*HIGHER_IS_BETTER, "copy_share")
-    found = [key for key in known if plain == key or plain.startswith(f"{key}_")]
+    found = [key for key in (*HIGHER_IS_BETTER, "copy_share") if f"{plain}_".startswith(f"{key}_")]
     return max(found, key=len, default=plain)
 
 

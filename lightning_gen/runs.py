@@ -100,8 +100,12 @@ class RunFolder:
 
     def summary(self) -> dict[str, Any]:
         """Return summary.json, or {} where there is none (yet)."""
+        return self.read("summary.json")
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Return what a JSON file of the folder holds, or {} where it cannot be read."""
         try:
-            return json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError):
             return {}
 
@@ -110,24 +114,28 @@ class RunFolder:
         return self.summary().get("status") == FINISHED
 
     def is_lost(self) -> bool:
-        """Whether it says that it is being written, by a process of this machine that is no more."""
-        summary = self.summary()
-        on_this_machine = summary.get("status") == RUNNING and summary.get("host") == socket.gethostname()
-        return on_this_machine and not self._is_alive(summary.get("pid"))
+        """Whether its summary says that a process of this machine is writing it, and that process has ended."""
+        pid = self._writer()
+        return pid is not None and not self._is_alive(pid)
 
     def refuse_if_running(self) -> None:
         """Raise InputError if the process that writes this folder is alive on this machine."""
-        summary = self.summary()
-        if summary.get("status") != RUNNING or summary.get("host") != socket.gethostname():
-            return
-        pid = summary.get("pid")
-        if pid not in (os.getpid(), os.getppid()) and isinstance(pid, int) and self._is_alive(pid):
+        pid = self._writer()
+        if pid is not None and self._is_alive(pid):
             raise InputError(f"{self.path} is still being written by process {pid}: stop it first, or start a new run")
 
+    def _writer(self) -> int | None:
+        """Return the process of this machine, other than this one, that is writing the folder as its summary says.
+
+        The process may have ended since; None where the summary says nothing of the kind.
+        """
+        summary = self.summary()
+        is_here = summary.get("status") == RUNNING and summary.get("host") == socket.gethostname()
+        pid = summary.get("pid")
+        return pid if is_here and isinstance(pid, int) and pid not in (os.getpid(), os.getppid()) else None
+
     @staticmethod
-    def _is_alive(pid: Any) -> bool:
-        if not isinstance(pid, int) or pid in (os.getpid(), os.getppid()):
-            return True  # as far as can be told
+    def _is_alive(pid: int) -> bool:
         try:
             os.kill(pid, 0)
             command = Path(f"/proc/{pid}/cmdline")
@@ -144,9 +152,7 @@ class RunFolder:
 
     def clear(self, keep: Collection[str] = ()) -> None:
         """Remove what a run that is to begin anew would find of its first attempt, but for the files to keep."""
-        for path in self.path.iterdir():
-            if path.name in keep:
-                continue
+        for path in [path for path in self.path.iterdir() if path.name not in keep]:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
@@ -185,9 +191,7 @@ def read_metrics(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         return ["images_seen"], []
     with path.open(newline="", encoding="utf-8") as file:
         text = file.read()
-    if not text.endswith("\n"):
-        text = text[: text.rfind("\n") + 1]
-    reader = csv.DictReader(text.splitlines())
+    reader = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
     return list(reader.fieldnames or ["images_seen"]), list(reader)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from lightning_gen.core import ImageSpec, InputError
 from lightning_gen.data.download import download
-from lightning_gen.data.source import Images, Source, cache_folder, hold_out
+from lightning_gen.data.source import Images, Source, cache_folder, part_of_published
 
 FOLDER = "cifar-10-batches-py"
 
@@ -50,13 +50,8 @@ class CIFAR10(Source):
         folder = self._folder()
         names = ["test_batch"] if part == "test" else [f"data_batch_{k}" for k in range(1, 6)]
         batches = [read_batch(folder / name) for name in names]
-        levels = np.concatenate([levels for levels, _ in batches])
-        labels = np.concatenate([labels for _, labels in batches])
-        if part != "test":
-            kept, held_out = hold_out(len(levels), 5000, folder)
-            chosen = kept if part == "train" else held_out
-            levels, labels = levels[chosen], labels[chosen]
-        return Images(levels, labels)
+        levels, labels = map(np.concatenate, zip(*batches, strict=True))
+        return part_of_published(Images(levels, labels), part, folder)
 
     def _folder(self) -> Path:
         root = cache_folder() / "cifar10" if self.root is None else Path(self.root).expanduser()

@@ -24,8 +24,6 @@ class Digits(Source):
         from sklearn.datasets import load_digits
 
         digits = load_digits()
-        order = np.random.default_rng(0).permutation(1797)
-        first, last = {"train": (0, 1097), "val": (1097, 1297), "test": (1297, 1797)}[part]
-        chosen = order[first:last]
-        levels = digits.images[chosen].astype(np.uint8)[:, None]
-        return Images(np.ascontiguousarray(levels), digits.target[chosen].astype(np.int64))
+        rows = {"train": slice(1097), "val": slice(1097, 1297), "test": slice(1297, 1797)}[part]
+        chosen = np.random.default_rng(0).permutation(1797)[rows]
+        return Images(digits.images[chosen].astype(np.uint8)[:, None], digits.target[chosen].astype(np.int64))

@@ -10,7 +10,7 @@ import numpy as np
 
 from lightning_gen.core import ImageSpec, InputError
 from lightning_gen.data.download import download
-from lightning_gen.data.source import Images, Source, cache_folder, hold_out
+from lightning_gen.data.source import Images, Source, cache_folder, part_of_published
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
@@ -56,11 +56,8 @@ class FashionMNIST(Source):
             raise InputError(f"{image_file}: expected images of 28 x 28, got {levels.shape[1:]}: not Fashion-MNIST")
         if labels.shape != levels.shape[:1]:
             raise InputError(f"{label_file}: labels of shape {labels.shape} for {len(levels)} images: a file is wrong")
-        if part != "test":
-            kept, held_out = hold_out(len(levels), 5000, image_file)
-            chosen = kept if part == "train" else held_out
-            levels, labels = levels[chosen], labels[chosen]
-        return Images(levels[:, None], labels.astype(np.int64))
+        levels, labels = part_of_published(Images(levels, labels.astype(np.int64)), part, image_file)
+        return Images(levels[:, None], labels)
 
     def _file(self, name: str) -> Path:
         cache = cache_folder() / "fashion-mnist"

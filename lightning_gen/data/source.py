@@ -163,3 +163,18 @@ def hold_out(total: int, held_out: int, file: Path) -> tuple[np.ndarray, np.ndar
         raise InputError(f"{file}: {total} training images are too few to hold out {held_out}: use the full data set")
     order = np.random.default_rng(0).permutation(total)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def part_of_published(images: Images, part: str, file: Path) -> Images:
+    """Return the images of ``part`` among the published ones: 5,000 training images are held out for validation.
+
+    Args:
+        images: all published test images for the part ``test``, else all published training images.
+        part: ``train``, ``val`` or ``test``.
+        file: where they are from, for messages.
+    """
+    if part == "test":
+        return images
+    kept, held_out = hold_out(len(images.levels), 5000, file)
+    chosen = kept if part == "train" else held_out
+    return Images(images.levels[chosen], images.labels[chosen])

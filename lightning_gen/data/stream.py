@@ -51,33 +51,21 @@ class TrainStream:
         self.start, self.pin = start, pin
         self._pass, self._order = -1, torch.empty(0)
 
-    @property
-    def global_batch(self) -> int:
-        """Images that one step takes over all ranks."""
-        return self.world_size * self.batch_size
-
     def __iter__(self) -> Iterator[Batch]:
         position = self.start() if callable(self.start) else self.start
         while True:
             yield self.at(position)
-            position += self.global_batch
+            position += self.world_size * self.batch_size
 
     def at(self, position: int) -> Batch:
         """Return this rank's batch of the step that begins at ``position`` images seen."""
         check_at_least(self, 0, position=position)
         number, offset = divmod(position + self.rank * self.batch_size, len(self.levels))
         index = self._order_of(number)[offset : offset + self.batch_size]
-        if len(index) < self.batch_size:
-            index = self._over_the_end(number, index)
-        return _take(self.levels, self.labels, index, self.pin)
-
-    def _over_the_end(self, number: int, index: Tensor) -> Tensor:
-        pieces, missing = [index], self.batch_size - len(index)
-        while missing > 0:
+        while len(index) < self.batch_size:  # over the end of the pass
             number += 1
-            pieces.append(self._order_of(number)[:missing])
-            missing -= len(pieces[-1])
-        return torch.cat(pieces)
+            index = torch.cat([index, self._order_of(number)[: self.batch_size - len(index)]])
+        return _take(self.levels, self.labels, index, self.pin)
 
     def _order_of(self, number: int) -> Tensor:
         if number != self._pass:

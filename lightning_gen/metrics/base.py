@@ -172,16 +172,7 @@ class Accumulator(Metric):
     """
 
     full_state_update = False
-    higher_is_better = None
     is_differentiable = False
-
-    index: list[Tensor]
-    labels: list[Tensor]
-    features: list[Tensor]
-    logits: list[Tensor]
-    pixels: list[Tensor]
-    total: list[Tensor]
-    outer: list[Tensor]
 
     def __init__(self, keeps: frozenset[str]) -> None:
         super().__init__(dist_sync_fn=gather_rows)
@@ -278,7 +269,6 @@ class FeatureMetric(Metric, ABC):
     """
 
     full_state_update = False
-    higher_is_better = None
     is_differentiable = False
 
     keeps: frozenset[str] = frozenset({"features"})

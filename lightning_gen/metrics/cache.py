@@ -36,11 +36,10 @@ def cached_tensors(key: str, compute: Callable[[], dict[str, Tensor]], count: in
     if stored is not None and count is not None and any(len(rows) != count for rows in stored.values()):
         log.warning("cached features %s are not those of %d images; computing them anew", path, count)
         stored = None
-    if stored is not None:
-        return stored
-    tensors = compute()
-    _write(path, key, tensors)
-    return tensors
+    if stored is None:
+        stored = compute()
+        _write(path, key, stored)
+    return stored
 
 
 def _checksum(tensors: dict[str, Tensor]) -> str:

@@ -38,7 +38,6 @@ class CodePerplexity(Metric):
 
     full_state_update = False
     is_differentiable = False
-    higher_is_better = None
 
     def __init__(self, codes: int) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gen.core import ImageSpec, InputError, check, check_choice, check_positive
-from lightning_gen.metrics.weights import fill, find_weights, load_state
+from lightning_gen.metrics.weights import fill, find_weights, first_line, load_state
 from lightning_gen.networks.classifier import load_classifier
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
@@ -127,13 +127,15 @@ def colour(levels: Tensor, spec: ImageSpec) -> Tensor:
     return levels.expand(-1, 3, -1, -1) if spec.channels == 1 else levels
 
 
-def check_colour(name: str, spec: ImageSpec) -> None:
-    """Raise InputError for images that are neither grey nor of three channels."""
-    if spec.channels not in (1, 3):
-        raise InputError(f"the extractor {name!r} scores images of 1 or 3 channels, not {spec.channels}")
+class _ColourExtractor(Extractor):
+    """A network for images of three channels, which grey ones are made into."""
+
+    def check(self, spec: ImageSpec) -> None:
+        if spec.channels not in (1, 3):
+            raise InputError(f"the extractor {self.name!r} scores images of 1 or 3 channels, not {spec.channels}")
 
 
-class InceptionExtractor(Extractor):
+class InceptionExtractor(_ColourExtractor):
     """Inception-v3 of the literature: torch-fidelity's port of the TensorFlow graph, 2,048 features, 1,008 logits.
 
     Grey images become three equal channels; levels are scaled to 0 .. 255. With ``resize="tensorflow"`` images go to
@@ -172,9 +174,6 @@ class InceptionExtractor(Extractor):
             raise InputError(f"{path} is not a weights file of torch-fidelity's Inception-v3") from error
         self.eval().requires_grad_(False)
 
-    def check(self, spec: ImageSpec) -> None:
-        check_colour(self.name, spec)
-
     def transform(self) -> str:
         return f"3 channels, 0 .. 255, resize {self.resize} to 299"
 
@@ -187,7 +186,7 @@ class InceptionExtractor(Extractor):
         return Features(features, logits)
 
 
-class _PictureExtractor(Extractor):
+class _PictureExtractor(_ColourExtractor):
     """A network for photographs: three channels, one square size, each channel's mean and deviation taken out."""
 
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
@@ -197,9 +196,6 @@ class _PictureExtractor(Extractor):
         """Keep the mean and deviation (3 numbers each, of pixels in 0 .. 1) that :meth:`pictures` takes out."""
         self.register_buffer("mean", torch.tensor(list(mean)).reshape(3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(list(deviation)).reshape(3, 1, 1), persistent=False)
-
-    def check(self, spec: ImageSpec) -> None:
-        check_colour(self.name, spec)
 
     def pictures(self, levels: Tensor, spec: ImageSpec) -> Tensor:
         """What the network takes (B, 3, size, size), of levels (B, C, H, W)."""
@@ -313,8 +309,7 @@ class TimmExtractor(_PictureExtractor):
         try:
             return convert(state, self.network)
         except Exception as error:
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise InputError(f"{self.weights} does not fit {self.architecture}: {reason}") from error
+            raise InputError(f"{self.weights} does not fit {self.architecture}: {first_line(error)}") from error
 
     def transform(self) -> str:
         return f"timm {self.architecture}, {self._preparation()}"
@@ -440,8 +435,7 @@ def _timm_network(timm: ModuleType, architecture: str, size: int) -> nn.Module:
                 raise
             return timm.create_model(architecture)
     except (RuntimeError, ValueError, AssertionError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(f"timm cannot make {architecture} of size {size}: {reason}") from error
+        raise InputError(f"timm cannot make {architecture} of size {size}: {first_line(error)}") from error
 
 
 def _transformers_network(transformers: ModuleType, folder: Path) -> nn.Module:
@@ -461,8 +455,9 @@ def _transformers_network(transformers: ModuleType, folder: Path) -> nn.Module:
             ignore_mismatched_sizes=True,  # named below, as weights that are missing are
         )
     except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(f"transformers cannot read a model with safetensors weights in {folder}: {reason}") from error
+        raise InputError(
+            f"transformers cannot read a model with safetensors weights in {folder}: {first_line(error)}"
+        ) from error
     finally:
         report.set_verbosity(verbosity)
         if bars:

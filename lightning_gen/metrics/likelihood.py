@@ -61,13 +61,6 @@ class BitsPerDimension(Metric):
     higher_is_better = False
     is_differentiable = False
 
-    total: Tensor
-    squares: Tensor
-    count: Tensor
-    not_finite: Tensor
-    kind_index: Tensor
-    num_samples: Tensor
-
     def __init__(self, spec: ImageSpec, given_labels: bool = False) -> None:
         super().__init__()
         self.spec = spec
@@ -157,10 +150,6 @@ class Calibration(Metric):
     full_state_update = False
     higher_is_better = False
     is_differentiable = False
-
-    counts: Tensor
-    confidences: Tensor
-    hits: Tensor
 
     def __init__(self, bins: int = 15) -> None:
         super().__init__()

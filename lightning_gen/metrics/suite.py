@@ -157,8 +157,8 @@ class MetricSuite:
         if fingerprint is None or not self.cache:
             tensors = compute()
         else:
-            spec_key = f"{spec.shape}|{spec.levels}"
-            key = hashlib.sha256(f"1|{fingerprint}|{self.extractor.content_hash}|{spec_key}".encode()).hexdigest()[:40]
+            identity = f"1|{fingerprint}|{self.extractor.content_hash}|{spec.shape}|{spec.levels}"
+            key = hashlib.sha256(identity.encode()).hexdigest()[:40]
             tensors = cached_tensors(key, compute, len(levels) if isinstance(levels, Tensor | np.ndarray) else None)
         features = tensors["features"]
         if len(features) < 2:

@@ -83,6 +83,11 @@ def _open(url: str) -> Any:
     raise error if isinstance(error, OSError) else OSError(str(error))
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or the name of its class where it has none."""
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
 def load_state(path: str | Path) -> dict[str, Tensor]:
     """A state dict from a safetensors or PyTorch file, without running code from it.
 
@@ -102,8 +107,7 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise InputError(f"{path} holds more than tensors and was not loaded; save a plain state_dict") from error
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} is not a weights file ({reason})") from error
+        raise InputError(f"{path} is not a weights file ({first_line(error)})") from error
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path} is not a plain state_dict of tensors")
     return state

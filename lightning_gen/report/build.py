@@ -47,7 +47,8 @@ class Report:
         self.roots = list(roots)
         self.title = title or "Runs in " + ", ".join(dict.fromkeys(root.absolute().name or "/" for root in self.roots))
         self.plotly = plotly_source()
-        self._runs: dict[Path, tuple[Stamp, Run]] = {}
+        self._runs: dict[Path, Run] = {}
+        self._stamps: dict[Path, Stamp] = {}
         self._names: dict[Path, str] = {}
         self._lost: set[Path] = set()
         self._pictures: dict[tuple[Path, int, int], Picture | str] = {}
@@ -61,22 +62,18 @@ class Report:
         """
         names = find_runs(self.roots)
         if not names:
-            given = ", ".join(map(str, self.roots))
             raise InputError(
-                f"{given}: no runs in it, which are folders with config.yaml and summary.json: give a folder that "
-                "`lightning fit` wrote to, such as runs"
+                f"{', '.join(map(str, self.roots))}: no runs in it, which are folders with config.yaml and "
+                "summary.json: give a folder that `lightning fit` wrote to, such as runs"
             )
-        changed = names != self._names
-        runs = {}
+        stamps, runs = {}, {}
         for folder in names:
-            now = stamp(folder)
-            known = self._runs.get(folder)
-            if known is None or known[0] != now:
-                changed, known = True, (now, read_run(folder))
-            runs[folder] = known
-        lost = {folder for folder, (_, run) in runs.items() if run.is_lost()}
-        changed |= lost != self._lost
-        self._names, self._runs, self._lost = names, runs, lost
+            stamps[folder] = stamp(folder)
+            is_known = stamps[folder] == self._stamps.get(folder)
+            runs[folder] = self._runs[folder] if is_known else read_run(folder)
+        lost = {folder for folder, run in runs.items() if run.is_lost()}
+        changed = (names, stamps, lost) != (self._names, self._stamps, self._lost)
+        self._names, self._stamps, self._runs, self._lost = names, stamps, runs, lost
         return changed
 
     def __len__(self) -> int:
@@ -89,7 +86,7 @@ class Report:
         Args:
             live: seconds after which the page loads itself again; None for one that stays as it is.
         """
-        runs = [run for _, run in self._runs.values()]
+        runs = list(self._runs.values())
         ids = make_ids(list(self._runs))
         grids, others, pictures = self._choose_pictures(runs)
         names = [self._names[run.folder] for run in runs]
@@ -223,7 +220,7 @@ def describe_run(run: Run, lost: bool) -> dict[str, Any]:
 
 
 def problems_of(run: Run, lost: bool) -> list[str]:
-    """Return what is wrong with a run, in words: of its files, and of how it ended."""
+    """Return descriptions of what is wrong with a run: with its files, and with how it ended."""
     problems = list(run.problems)
     if lost:
         problems.append("says that it runs, but its process is gone: --ckpt_path last goes on with it")

@@ -62,21 +62,11 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
     if names & set(OF_A_RUN):
         yield folder
         return
-    below = False
-    for entry in sorted(listed, key=lambda entry: entry.name):
-        if not entry.name.startswith(".") and entry.name not in NOT_ENTERED and _is_folder(entry):
-            for run in _walk(folder / entry.name, seen):
-                below = True
-                yield run
+    entered = [e.name for e in listed if not e.name.startswith(".") and e.name not in NOT_ENTERED and os.path.isdir(e)]
+    below = [run for name in sorted(entered) for run in _walk(folder / name, seen)]
+    yield from below
     if "config.yaml" in names and not below:
         yield folder
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
 
 
 def _files(folder: Path, names: Sequence[str] | None) -> list[tuple[str, int, int]]:

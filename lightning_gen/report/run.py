@@ -1,4 +1,4 @@
-"""Everything that the report shows of one run, read from its folder; what cannot be read is said in words."""
+"""Everything that the report shows of one run, read from its folder; what cannot be read is listed as a problem."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from lightning_gen.core import finite
-from lightning_gen.figures import SIDE, higher_is_better, kind_of
+from lightning_gen.figures import higher_is_better, kind_of
 from lightning_gen.report.curves import pack
 from lightning_gen.report.pictures import find_grids, find_others
 from lightning_gen.report.tables import Table, read_table
@@ -229,7 +229,7 @@ def _take_figures(run: Run, table: Table) -> None:
         inside = {name.removeprefix("likelihood_"): v for name, v in report.items() if name.startswith("likelihood_")}
         run.facts[verb] = inside | {key: report[key] for key in ("checkpoint", "images_seen", "n") if key in report}
     for where, figures in {"val": run.last, **run.scored}.items():
-        kinds = {kind for name in figures if (kind := kind_of(name)) and not SIDE.search(name)}
+        kinds = {kind for name in figures if (kind := kind_of(name))}
         told = run.facts.get(where, {}).get("kind")
         if told and kinds and told not in kinds:
             run.problems.append(f"bits per dimension are called {', '.join(sorted(kinds))}, but said to be {told}")

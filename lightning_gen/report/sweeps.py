@@ -126,26 +126,24 @@ def importance(parameters: Sequence[dict[str, Any]], final: Sequence[float | Non
     """
     kept = [i for i, value in enumerate(final) if value is not None]
     values = np.array([final[i] for i in kept], dtype=np.float64)
-    used = [column for column in (_column(p, kept) for p in parameters) if len(set(column.choices)) > 1]
+    varying = [column for column in (_column(p, kept) for p in parameters) if len(set(column.choices)) > 1]
     if len(kept) < FEWEST:
         return {
             "trials": len(kept),
             "why_not": f"Importance needs at least {FEWEST} finished trials with a value; there are {len(kept)}.",
         }
-    varied = bool(used)
-    used = [column for column in used if column.numbers is not None or len(set(column.choices)) < len(kept)]
+    # No importance can be computed of choices that never repeat, such as the files of a grid over configs.
+    used = [column for column in varying if column.numbers is not None or len(set(column.choices)) < len(kept)]
     if not used or len(set(values.tolist())) < 2:
-        same = "all of them reached the same value" if used else "no parameter varies"
-        if varied and not used:  # such as a grid over config files: a table says it all
-            same = "no value occurs twice"
+        without = "no value occurs twice" if varying else "no parameter varies"
+        same = "all of them reached the same value" if used else without
         return {"trials": len(kept), "why_not": f"Importance cannot be told: {same} among the finished trials."}
     lost, explained = forest_importance(used, values)
     rows = [
         {"name": column.name, "importance": float(share), **_direction(column, values, higher)}
         for column, share in zip(used, lost, strict=True)
     ]
-    rows.sort(key=lambda row: -row["importance"])
-    return {"trials": len(kept), "explained": explained, "rows": rows}
+    return {"trials": len(kept), "explained": explained, "rows": sorted(rows, key=lambda row: -row["importance"])}
 
 
 def _direction(column: Column, values: np.ndarray, higher: bool) -> dict[str, Any]:

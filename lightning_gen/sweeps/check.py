@@ -19,7 +19,7 @@ def commands_to_check(sweep: SweepFile) -> list[dict[str, Any]]:
     As many sets as the longest list of points; pass each to :func:`lightning_gen.sweeps.command.command_line`.
     """
     points = {name: distribution.points() for name, distribution in sweep.parameters.items()}
-    count = max(len(values) for values in points.values())
+    count = max(map(len, points.values()))
     return [{name: values[i % len(values)] for name, values in points.items()} for i in range(count)]
 
 
@@ -42,8 +42,13 @@ def check_commands(commands: Sequence[Sequence[str]], lenient: bool = False) -> 
     own = [args for args in map(fit_arguments, commands) if args is not None]
     if not own:
         return []
-    wanted = json.dumps({"lines": own, "lenient": lenient})
-    done = subprocess.run([sys.executable, "-m", MODULE], input=wanted, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", MODULE],
+        input=json.dumps({"lines": own, "lenient": lenient}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, json.JSONDecodeError):

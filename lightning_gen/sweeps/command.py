@@ -93,10 +93,8 @@ def shown_command(command: Sequence[str]) -> str:
     >>> shown_command(["/usr/bin/env", "lightning", "fit", "--model.loss=None", "--model.widths=[8, 8]"])
     "lightning fit --model.loss=null --model.widths='[8, 8]'"
     """
-    words = list(command)
-    if words and Path(words[0]).name == "env":
-        words = words[1:]
-    return shell_text(plain_values(words))
+    starts_with_env = bool(command) and Path(command[0]).name == "env"
+    return shell_text(plain_values(command[1:] if starts_with_env else command))
 
 
 def shell_text(words: Sequence[str]) -> str:

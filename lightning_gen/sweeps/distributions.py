@@ -5,7 +5,9 @@ A *raw* value is what Optuna draws and stores; a *shown* one is what stands on a
 
 from __future__ import annotations
 
+import bisect
 import difflib
+import itertools
 import json
 import math
 from abc import ABC, abstractmethod
@@ -110,12 +112,9 @@ class Choices(Distribution):
     def shown(self, raw: str | float) -> Any:
         if self.probabilities is None:
             return json.loads(raw)
-        below = 0.0
-        for value, probability in zip(self.values, self.probabilities, strict=True):
-            below += probability
-            if raw < below:
-                return value
-        return [value for value, p in zip(self.values, self.probabilities, strict=True) if p][-1]  # raw is 1, or nearly
+        likely = [(value, p) for value, p in zip(self.values, self.probabilities, strict=True) if p]
+        place = bisect.bisect(list(itertools.accumulate(p for _, p in likely)), raw)
+        return likely[min(place, len(likely) - 1)][0]  # where raw is 1, or nearly, it may be above the sum
 
     def points(self) -> list[Any]:
         return list(self.values)
@@ -248,8 +247,7 @@ def read_distribution(name: str, given: dict[str, Any]) -> Distribution:
         if key not in every:
             raise InputError(f"{where}.{key}: no such key{did_you_mean(key, [*every, 'distribution'], sure=True)}")
     kind = given["distribution"] if "distribution" in given else _inferred(where, arguments)
-    if not isinstance(kind, str) or kind not in KEYS:
-        raise InputError(f"{where}.distribution: there is no {kind!r}{did_you_mean(str(kind), list(KEYS), sure=True)}")
+    choice(f"{where}.distribution", kind, list(KEYS))
     for key in arguments:
         if key not in KEYS[kind]:
             raise InputError(f"{where}.{key}: {kind} takes {_listed(KEYS[kind])}{_better(kind, key)}")
@@ -272,8 +270,7 @@ def _inferred(where: str, arguments: dict[str, Any]) -> str:
     if "min" in arguments and "max" in arguments:
         if "q" in arguments:
             raise InputError(f"{where}: which distribution? with q, write distribution: q_uniform or another q_ one")
-        whole = all(isinstance(arguments[key], int) for key in RANGE)
-        return "int_uniform" if whole else "uniform"
+        return "int_uniform" if all(isinstance(arguments[key], int) for key in RANGE) else "uniform"
     for end, other in (RANGE, RANGE[::-1]):
         if end in arguments:
             raise InputError(f"{where}: {end} needs {other}")
@@ -346,6 +343,13 @@ def _better(kind: str, key: str) -> str:
 
 def _listed(keys: Sequence[str]) -> str:
     return " and ".join([", ".join(keys[:-1]), keys[-1]] if len(keys) > 1 else keys)
+
+
+def choice(where: str, given: Any, known: Sequence[str]) -> str:
+    """Return ``given``, or raise InputError where it is none of the ``known`` names."""
+    if given not in known:
+        raise InputError(f"{where}: there is no {given!r}{did_you_mean(str(given), known, sure=True)}")
+    return given
 
 
 def did_you_mean(name: str, known: Sequence[str], sure: bool = False) -> str:

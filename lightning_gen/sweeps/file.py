@@ -12,7 +12,7 @@ import yaml
 from lightning_gen.core import InputError, check, check_positive
 from lightning_gen.figures import higher_is_better
 from lightning_gen.shipped import configs_folder, find_config, find_sweep
-from lightning_gen.sweeps.distributions import Distribution, did_you_mean, is_number, read_distribution
+from lightning_gen.sweeps.distributions import Distribution, choice, did_you_mean, is_number, read_distribution
 
 METHODS = ("grid", "random", "bayes")
 GOALS = ("minimize", "maximize")
@@ -109,11 +109,9 @@ def read_sweep(path: Path | str) -> SweepFile:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        if node is not None:
-            _check_node(node, "")
-        raw = {} if node is None else loader.construct_document(node)
+        text = path.read_text(encoding="utf-8")
+        _check_node(yaml.compose(text, yaml.SafeLoader), "")
+        raw = yaml.safe_load(text)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -136,8 +134,8 @@ def _problem(error: yaml.YAMLError) -> str:
     return f"line {mark.line + 1}: {error.problem}" + ("; macros stand in quotes: '${args}'" if macro else "")
 
 
-def _check_node(node: yaml.Node, where: str) -> None:
-    """Raise InputError where YAML would silently give something else than what stands there."""
+def _check_node(node: yaml.Node | None, where: str) -> None:
+    """Raise InputError where YAML would silently give something else than what stands there; None is an empty file."""
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
@@ -150,15 +148,20 @@ def _check_node(node: yaml.Node, where: str) -> None:
     elif isinstance(node, yaml.SequenceNode):
         for i, item in enumerate(node.value):
             _check_node(item, f"{where}[{i}]")
-    elif _is_number_by_accident(node) and where.startswith(("parameters.", "metric.", "early_terminate.", "run_cap")):
+    elif _is_text_by_accident(node) and where.startswith(("parameters.", "metric.", "early_terminate.", "run_cap")):
         mantissa, exponent = node.value.lower().split("e")
         number = f"{mantissa if '.' in mantissa else mantissa + '.0'}e{int(exponent):+d}"
         raise InputError(f"{where}: YAML reads {node.value} as text: write {number}, or '{node.value}' for text")
 
 
-def _is_number_by_accident(node: yaml.Node) -> bool:
-    """Whether YAML 1.1 takes it for text but a reader for a number: an exponent without a point or a sign."""
-    return node.tag == "tag:yaml.org,2002:str" and node.style is None and bool(NUMBER.fullmatch(node.value))
+def _is_text_by_accident(node: yaml.Node | None) -> bool:
+    """Whether YAML 1.1 reads text where people read a number: an exponent without a point or a sign."""
+    return (
+        node is not None
+        and node.tag == "tag:yaml.org,2002:str"
+        and node.style is None
+        and bool(NUMBER.fullmatch(node.value))
+    )
 
 
 # --- its keys -----------------------------------------------------------------------------------------------------
@@ -173,7 +176,7 @@ def _sweep(path: Path, raw: dict[str, Any]) -> SweepFile:
         raise InputError(f"name: {name!r} cannot be the folder of the runs: leave out / and leading dots")
     if "method" not in raw:
         raise InputError("method is missing: grid, random or bayes")
-    method = _choice("method", raw["method"], METHODS)
+    method = choice("method", raw["method"], METHODS)
     metric = _metric(raw)
     early = _early_termination(raw)
     for key, given in (("method: bayes", method == "bayes"), ("early_terminate", early)):
@@ -183,9 +186,8 @@ def _sweep(path: Path, raw: dict[str, Any]) -> SweepFile:
     if method == "grid":
         for distribution in parameters.values():
             distribution.grid()
-    run_cap = raw.get("run_cap")
-    if run_cap is not None:
-        check_positive("", run_cap=run_cap)
+    if raw.get("run_cap") is not None:
+        check_positive("", run_cap=raw["run_cap"])
     return SweepFile(
         path=path,
         name=name,
@@ -197,7 +199,7 @@ def _sweep(path: Path, raw: dict[str, Any]) -> SweepFile:
         command=_command(raw),
         program=raw.get("program"),
         early_terminate=early,
-        run_cap=run_cap,
+        run_cap=raw.get("run_cap"),
         raw=raw,
     )
 
@@ -212,7 +214,7 @@ def _metric(raw: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(name, str) or not name:
         raise InputError("metric.name is missing: the name of a figure, such as val/fid_digits_heldout")
     check("metric", "target", target, target is None or is_number(target), "a number")
-    return {"name": name, "goal": _choice("metric.goal", given.get("goal", "minimize"), GOALS), "target": target}
+    return {"name": name, "goal": choice("metric.goal", given.get("goal", "minimize"), GOALS), "target": target}
 
 
 def _early_termination(raw: dict[str, Any]) -> EarlyTermination | None:
@@ -221,7 +223,7 @@ def _early_termination(raw: dict[str, Any]) -> EarlyTermination | None:
         return None
     check("", "early_terminate", given, isinstance(given, dict), "a mapping such as {type: hyperband, min_iter: ...}")
     _check_keys(given, ("type", "min_iter", "max_iter", "s", "eta", "strict"), "early_terminate.")
-    _choice("early_terminate.type", given.get("type"), ("hyperband",))
+    choice("early_terminate.type", given.get("type"), ("hyperband",))
     numbers = {key: given[key] for key in ("min_iter", "max_iter", "s") if key in given}
     check_positive("early_terminate", **numbers)
     if ("min_iter" in numbers) == ("max_iter" in numbers) or ("max_iter" in numbers) != ("s" in numbers):
@@ -280,7 +282,7 @@ def _check_macros(where: str, item: str) -> None:
             raise InputError(f"{where}: {item}: a macro must be a whole item of the list: write '${{{macro}}}' apart")
     if name is not None and name.startswith("envvar:"):
         raise InputError(f"{where}: {item}: environment variables have capital letters, digits and _")
-    if name is not None:  # what W&B's agent takes for a macro; unknown ones vanish
+    if name is not None:  # W&B's agent takes it for a macro, and drops unknown ones
         raise InputError(f"{where}: there is no macro {item}{did_you_mean(name, [*MACROS, 'envvar:NAME'], sure=True)}")
 
 
@@ -290,12 +292,6 @@ def _check_keys(given: dict[Any, Any], known: Sequence[str], where: str) -> None
             raise InputError(f"{where}{key}: a part of W&B's own services, which lightning sweep does not have")
         if key not in known:
             raise InputError(f"{where}{key}: no such key{did_you_mean(str(key), known, sure=True)}")
-
-
-def _choice(where: str, given: Any, known: Sequence[str]) -> str:
-    if given not in known:
-        raise InputError(f"{where}: there is no {given!r}{did_you_mean(str(given), known, sure=True)}")
-    return given
 
 
 # --- another config -----------------------------------------------------------------------------------------------
@@ -320,9 +316,7 @@ def with_config(sweep: SweepFile, config: str, metric: str | None = None) -> Swe
         at, prefix, file = _config_place(sweep)
         find_config(config)
         old, new = [file], [config]
-        command = list(sweep.command)
-        command[at] = prefix + config
-        raw = {**sweep.raw, "command": command}
+        raw = {**sweep.raw, "command": [*sweep.command[:at], prefix + config, *sweep.command[at + 1 :]]}
     watching = {Path(file).parent.name for file in old if _monitor(file) == sweep.metric}
     if metric is None and sweep.metric is not None and watching:
         kin = [file for file in new if Path(file).parent.name in watching]
@@ -386,8 +380,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "'" if NUMBER.fullmatch(text) else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if NUMBER.fullmatch(text) else None)
 
 
 _Dumper.add_representer(str, _text)

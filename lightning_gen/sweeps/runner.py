@@ -35,7 +35,7 @@ TAIL_LINES = 20
 
 
 class SweepFailed(Exception):
-    """The sweep cannot go on."""
+    """The sweep cannot continue."""
 
 
 class SweepStopped(Exception):
@@ -342,7 +342,7 @@ class Runner:
         self.study.put_back(run.attempt)
 
     def _conclude_finished(self, folder: Path, attempt: Attempt) -> bool:
-        """Tell the result of a run that was over before its sweep could be told; return whether it was."""
+        """Record the result of a run that ended while its sweep was not running; return whether it did."""
         summary = RunFolder(folder).summary()
         if summary.get("status") not in (FINISHED, PRUNED):
             return False
@@ -491,7 +491,10 @@ def check_program(command: Sequence[str]) -> None:
 
 
 def understand(line: bytes) -> tuple[list[str] | None, tuple[int, float] | None]:
-    """Return what a run says: the figures that it has instead of the metric, or (evaluations so far, value)."""
+    """Return a run's message: the names of its figures where the metric is not one, or (number of evaluations, value).
+
+    Both are None for a line that is no such message.
+    """
     try:
         message = json.loads(line)
         if "no_metric" in message:
@@ -503,10 +506,7 @@ def understand(line: bytes) -> tuple[list[str] | None, tuple[int, float] | None]
 
 def read_trial(folder: Path) -> dict[str, Any]:
     """Return what trial.json says, or {} where there is none."""
-    try:
-        return json.loads((folder / "trial.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return {}
+    return RunFolder(folder).read("trial.json")
 
 
 def last_figure(summary: dict[str, Any], name: str) -> float | None:
@@ -532,5 +532,4 @@ def what_went_wrong(run: Run, code: int) -> tuple[str, list[str]]:
         name = names.get(-code, f"signal {-code}")
         hint = " (out of memory?)" if -code == signal.SIGKILL else ""
         return f"it was ended by {name}{hint}", tail
-    said = f": {tail[-1]}" if tail else " without a word"
-    return f"it ended with exit code {code}{said}", tail
+    return f"it ended with exit code {code}" + (f": {tail[-1]}" if tail else " without a word"), tail

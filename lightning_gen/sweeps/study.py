@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
@@ -36,6 +36,7 @@ from sqlalchemy.exc import ArgumentError
 
 from lightning_gen.core import InputError, write_text
 from lightning_gen.runs import versions
+from lightning_gen.sweeps.distributions import Choices
 from lightning_gen.sweeps.file import EarlyTermination, SweepFile, sweep_text
 
 HEARTBEAT_SECONDS = 10
@@ -309,6 +310,10 @@ class SweepStudy:
         self.sign = 1 if sweep.goal == "minimize" else -1
         self.metric = sweep.metric
         self.grid = grid_points(sweep) if sweep.method == "grid" else None
+        self.parameters = {
+            name: distribution if self.grid is None else Choices(name, "categorical", distribution.grid())
+            for name, distribution in sweep.parameters.items()
+        }
         self.hyperband = Hyperband.of(sweep.early_terminate, name) if sweep.early_terminate else None
         self.new = False
         self._lock_file: Path | None = None
@@ -404,12 +409,7 @@ class SweepStudy:
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
         """Optuna's distributions by parameter."""
-        if self.grid is None:
-            return {name: distribution.raw() for name, distribution in self.sweep.parameters.items()}
-        return {
-            name: CategoricalDistribution([json.dumps(value) for value in distribution.grid()])
-            for name, distribution in self.sweep.parameters.items()
-        }
+        return {name: distribution.raw() for name, distribution in self.parameters.items()}
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -536,11 +536,7 @@ class SweepStudy:
             trial.set_user_attr(INDEX, index)
             parameters = frozen.user_attrs.get(PARAMETERS)
             if parameters is None:
-                raw = trial.params
-                parameters = {
-                    name: distribution.shown(raw[name]) if self.grid is None else json.loads(raw[name])
-                    for name, distribution in self.sweep.parameters.items()
-                }
+                parameters = {name: given.shown(trial.params[name]) for name, given in self.parameters.items()}
                 trial.set_user_attr(PARAMETERS, parameters)
             return Attempt(trial.number, index, parameters, dict(frozen.intermediate_values), continued)
 
