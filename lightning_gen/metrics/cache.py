@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 def cache_root() -> Path:
     """The folder of what can be made again: ``$LIGHTNING_GEN_CACHE``, else ``~/.cache/lightning_gen``."""
-    return Path(os.environ.get("LIGHTNING_GEN_CACHE") or Path.home() / ".cache" / "lightning_gen")
+    return Path(os.environ.get("LIGHTNING_GEN_CACHE") or "~/.cache/lightning_gen").expanduser()
 
 
 def cached_tensors(key: str, compute: Callable[[], dict[str, Tensor]], count: int | None = None) -> dict[str, Tensor]:
