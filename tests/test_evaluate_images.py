@@ -247,7 +247,7 @@ def test_n_takes_a_subset_that_no_order_of_names_decides(place, score, tmp_path)
     assert of_each_class.min() >= 4
 
 
-def test_a_subset_of_images_sorted_by_class_is_near_to_all_of_them(score, tmp_path):
+def test_a_subset_of_images_sorted_by_class_is_near_to_all_of_them(score, tmp_path, monkeypatch, capsys):
     levels, labels = Digits().load("train")
     for label in range(10):
         write_folder(tmp_path / "sorted" / str(label), levels[labels == label], SPEC)
@@ -257,6 +257,13 @@ def test_a_subset_of_images_sorted_by_class_is_near_to_all_of_them(score, tmp_pa
     assert some["fid_digits"] < 1.5  # 30 of the first class alone: above 100
     named = score(tmp_path / "sorted", "digits", "--per_class", "true", *options, "--n", "600")
     assert named["fid_digits_class3"] < 5
+    monkeypatch.setattr(Digits, "classes", tuple("9876543210"))  # a data set whose classes are in another order
+    turned = score(tmp_path / "sorted", "digits", "--per_class", "true", *options)
+    assert turned["fid_digits_class3"] > 20  # the sixes, which are the third class of that set
+    (tmp_path / "sorted" / "3").rename(tmp_path / "sorted" / "three")
+    with pytest.raises(SystemExit):
+        score(tmp_path / "sorted", "digits", *options)
+    assert "sorted has no class 3: name the folders the same" in capsys.readouterr().err
 
 
 def test_image_files_are_brought_to_a_size_and_arrays_are_not(place, score, tmp_path):

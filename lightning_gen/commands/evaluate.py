@@ -408,10 +408,11 @@ def score_images(options: Namespace, given: Namespace, real: Source | str) -> Sc
     """Score a folder or an array of images against a data set, or another folder or array."""
     device = find_device(options.device)
     extractor = InceptionExtractor() if given.extractor is None else given.extractor
-    generated, own = read(options.generated, options)
-    images, spec = (None, real.spec) if isinstance(real, Source) else read_real(real, options)
     if options.class_folders:
         check_names(options, real)
+    names = real.classes if isinstance(real, Source) else ()
+    generated, own = read(options.generated, options, names=names)
+    images, spec = (None, real.spec) if isinstance(real, Source) else read_real(real, options)
     levels = to_reference(generated.levels, own, spec, options.generated)
     n = options.n or len(levels)
     if n > len(levels):
@@ -447,20 +448,32 @@ def score_images(options: Namespace, given: Namespace, real: Source | str) -> Sc
     return Scored(suite, suite.compute(), facts, torch.from_numpy(levels), parts[TRAIN][1].levels, spec)
 
 
-def read(path: str, options: Namespace, size: Sequence[int] | None = None) -> tuple[Images, ImageSpec]:
-    """Return images and spec of a folder, read as the options say, or of an array, as it is."""
-    if not Path(path).expanduser().is_dir():
+def read(
+    path: str, options: Namespace, size: Sequence[int] | None = None, names: Sequence[str] = ()
+) -> tuple[Images, ImageSpec]:
+    """Return images and spec of a folder, read as the options say, or of an array, as it is.
+
+    Args:
+        path: of the folder or array.
+        options: of the command line.
+        size: height and width in place of the options'.
+        names: of the classes of a data set, by whose order class folders are numbered; else it is their own.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
         return read_images(path)
     given = options.channels, options.background, options.on_error, options.class_folders
-    return read_images(path, size or options.size, *given, TYPED)
+    images, spec = read_images(path, size or options.size, *given, TYPED)
+    if options.class_folders and names:
+        order = np.array([names.index(name) for name in class_folders(folder)])
+        images = Images(images.levels, order[images.labels])
+    return images, spec
 
 
 def check_names(options: Namespace, real: Source | str) -> None:
     """Raise InputError where class folders are not called the same on all sides."""
-    paths = [
-        path for path in (options.generated, real, options.heldout) if isinstance(path, str) and Path(path).is_dir()
-    ]
-    names = {path: class_folders(Path(path)) for path in paths}
+    paths = [Path(path).expanduser() for path in (options.generated, real, options.heldout) if isinstance(path, str)]
+    names = {str(path): class_folders(path) for path in paths if path.is_dir()}
     names |= {real.name: list(real.classes)} if isinstance(real, Source) else {}
     (first, expected), *others = names.items()
     for where, found in others:
@@ -528,7 +541,7 @@ def real_parts(
     else:
         parts = {TRAIN: (real, images, content_hash(images, spec))}
     if options.heldout:
-        further, own = read(options.heldout, options)
+        further, own = read(options.heldout, options, names=() if images else real.classes)
         further = Images(to_reference(further.levels, own, spec, options.heldout), further.labels)
         parts[HELD_OUT] = options.heldout, further, content_hash(further, spec)
     return parts

@@ -89,7 +89,8 @@ class ImageDataModule(LightningDataModule):
 
     def facts(self) -> dict[str, Any]:
         """Return how many images the parts of training have, and the names of the classes, as plain data."""
-        counts = {part: int(self.source.count(part).sum()) for part in ("train", "val")}
+        parts = [part for part in ("train", "val") if part in self.source.parts]
+        counts = {part: int(self.source.count(part).sum()) for part in parts}
         return {"images": counts, "classes": list(self.source.classes)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -108,11 +109,15 @@ class ImageDataModule(LightningDataModule):
 
     def changes(self) -> str | None:
         """Say how the training images differ from those on which the model of a checkpoint was trained, or None."""
+        if not len(self._trained_on):
+            return None
         now = self.source.hashes("train")
         new, gone = (~np.isin(now, self._trained_on)).sum(), (~np.isin(self._trained_on, now)).sum()
-        if not len(self._trained_on) or not new + gone:
-            return None
-        return f"the training images are not those of the checkpoint: {new:,} are new, {gone:,} are gone"
+        return (
+            None
+            if not new + gone
+            else f"the training images are not those of the checkpoint: {new:,} are new, {gone:,} are gone"
+        )
 
     def _refuse_trained_on(self, part: str) -> None:
         hashes = self.source.hashes(part)
@@ -128,7 +133,7 @@ class ImageDataModule(LightningDataModule):
 
     def counts(self, *parts: str) -> list[str]:
         """Say how many images ``parts`` have, of which classes, and what is noteworthy about them, a line each."""
-        found = {part: self.source.count(part) for part in parts}
+        found = {part: self.source.count(part) for part in parts if part in self.source.parts}
         sizes = {part: int(count.sum()) for part, count in found.items()}
         lines = [f"data: {' and '.join(f'{n:,} {part}' for part, n in sizes.items())} images of {self.source.name}"]
         few = [part for part, n in sizes.items() if n < (FEW_TO_TRAIN if part == "train" else FEW_TO_SCORE)]
