@@ -33,11 +33,12 @@ HIGHER_IS_BETTER = MappingProxyType(
         "modes": True,
         "high_quality": True,
         "accuracy": True,
+        "swd": False,
     }
 )
 """Direction of the figures that have one, by the beginning of their name, in the order in which they are shown."""
 
-MAIN = ("fid", "kid", "is", "precision", "recall", "density", "coverage", *KINDS, "copy_share")
+MAIN = ("fid", "kid", "is", "precision", "recall", "density", "coverage", "swd", *KINDS, "copy_share")
 SIDE = re.compile(r"_(std|se|low|high|on_train|on_train_std|class\d+)$")
 
 

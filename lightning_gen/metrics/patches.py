@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_gen.core import ImageSpec, InputError, check_positive, keyed_generator
+from lightning_gen.core import ImageSpec, InputError, check_positive, keyed_generator, normal, uniform
 from lightning_gen.metrics.base import FeatureMetric, FeatureSet
 from lightning_gen.metrics.extractors import Extractor, Features
 
@@ -103,7 +103,7 @@ class PatchExtractor(Extractor):
         """Uniform numbers (B, levels, patches, 2) that say where patches lie."""
         shape = len(sides(*levels.shape[-2:])), self.patches, 2
         keys = [hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest() for image in levels.cpu().numpy()]
-        drawn = [torch.rand(shape, generator=keyed_generator("patches", self.seed, key)) for key in keys]
+        drawn = [uniform(*shape, generator=keyed_generator("patches", self.seed, key)) for key in keys]
         return torch.stack(drawn).to(levels.device)
 
     @staticmethod
@@ -155,7 +155,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, directions: Tensor) -> Tensor:
 
 def random_directions(k: int, channels: int, values: int) -> Tensor:
     """K fixed directions (K, channels · values), uniform on the sphere."""
-    drawn = torch.randn(k, channels * values, generator=keyed_generator("directions"), dtype=torch.float64)
+    drawn = normal(k, channels * values, generator=keyed_generator("directions"), dtype=torch.float64)
     return F.normalize(drawn)
 
 
