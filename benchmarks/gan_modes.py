@@ -93,7 +93,7 @@ def config_row(config: str, options: argparse.Namespace) -> dict:
     for seed in options.seeds:
         run = finished_run(config, seed, Path(options.runs))
         checkpoint = read_checkpoint(run.last)
-        model, source = load(run.last, checkpoint=checkpoint), load_data(checkpoint["lightning_gen"]).source
+        model, source = load(run.last, checkpoint=checkpoint), load_data(checkpoint).source
         metric = coverage(source)
         generator = keyed_generator(seed, "modes")
         found.append(figures(metric, model.sample(options.n, generator=generator)))

@@ -27,11 +27,11 @@ def command(path: Path) -> list[str]:
 
 
 def paint(folder: Path, classes: int, channels: int) -> None:
-    """Write two small pictures per class (or twenty without classes) into ``folder``."""
-    for i in range(2 * classes or 20):
+    """Write six small pictures per class (or twenty without classes) into ``folder``."""
+    for i in range(6 * classes or 20):
         place = folder / f"class{i % classes}" if classes else folder
         place.mkdir(parents=True, exist_ok=True)
-        picture = Image.new("RGB", (40 + i, 36), (10 * i, 90, 200 - 9 * i))
+        picture = Image.new("RGB", (40 + i, 36), (10 * i % 256, 90, (200 - 9 * i) % 256))
         (picture.convert("L") if channels == 1 else picture).save(place / f"{i}.png")
 
 
