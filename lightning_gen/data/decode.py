@@ -20,7 +20,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from lightning_gen.core import InputError, check
-from lightning_gen.data.formats import SUFFIXES, Stored, Unsupported, examine, identify, passed_over  # noqa: F401
+from lightning_gen.data.formats import Stored, Unsupported, examine, identify
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from lightning_gen.core import ImageSpec, InputError, check_at_least, check_choice, check_within
 from lightning_gen.data.decode import (
-    SUFFIXES,
     Chunk,
     Decoder,
     Unreadable,
@@ -21,8 +20,8 @@ from lightning_gen.data.decode import (
     decode_all,
     height_and_width,
     natural_order,
-    passed_over,
 )
+from lightning_gen.data.formats import SUFFIXES, passed_over
 from lightning_gen.data.source import Images, Source, cache_folder
 from lightning_gen.data.store import Decoded, decode_to_disk, decode_to_memory, key_of, open_store
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from lightning_gen.core import ImageSpec, InputError, check_choice, check_within
 from lightning_gen.data.decode import (
-    SUFFIXES,
     Decoder,
     Remedies,
     Unreadable,
@@ -21,6 +20,7 @@ from lightning_gen.data.decode import (
     size_of,
 )
 from lightning_gen.data.folder import images_below
+from lightning_gen.data.formats import SUFFIXES
 from lightning_gen.data.source import Images
 from lightning_gen.data.store import decode_to_memory
 
