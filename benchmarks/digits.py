@@ -17,7 +17,7 @@ as they are, with the seed as ``random_state``; their samples are rounded and cl
 ``lightning fit --config FILE --seed_everything SEED --run.root RUNS``; a finished run of it that lies in ``--runs`` is
 scored as it is (its budget must be the one asked for). The floor is the distance of the real training part to the real
 held-out part; its precision, recall and Inception Score are of the held-out images in place of samples, so few that
-they compare only roughly.
+they compare only roughly. The memoriser draws its training images again: what its copy share is, is the ceiling of all.
 """
 
 from __future__ import annotations
@@ -64,17 +64,20 @@ from lightning_gen.metrics import (
     InceptionScore,
     MetricSuite,
     PrecisionRecall,
+    floor,
+    memoriser,
 )
 from lightning_gen.models import GenerativeModule, load
 from lightning_gen.runs import RunFolder, versions
 
-HELD_OUT, TRAINING, COPIES = "fid_digits_heldout", "fid_digits", "copy_share_pixels"
+HELD_OUT, TRAINING, COPIES, COPIED = "fid_digits_heldout", "fid_digits", "copy_share_pixels", "copied_pixels"
 FIGURES = (
     "fid_{}_heldout",
     "fid_{}",
     "precision_{}",
     "recall_{}",
     COPIES,
+    COPIED,
     "is_{}",
     "classes_{}",
     "class_distance_{}",
@@ -153,12 +156,18 @@ class Scorer:
         figures = self.suite.compute()
         return {name: figures.get(name) for name in self.figures}
 
-    def floor(self) -> dict[str, float | None]:
-        """Return what real images score; the copy share has no floor but its expectation, 1/2."""
-        real = self.suite.floor()
-        heldout, training = self.figures[:2]
-        # The distance is symmetric: that of the held-out to the training part is also the other way round.
-        return {name: real.get(name) for name in self.figures} | {heldout: real[training]}
+    def controls(self, n: int) -> tuple[dict, dict]:
+        """Return the rows of real images: the floor, held-out ones in place of samples, and n training ones again.
+
+        The copy test has no floor but what it expects without copying: a share of 1/2, and no copies.
+        """
+        real, copies = floor(self.suite), memoriser(self.suite, n)
+        fresh, again = ({name: of.get(name) for name in self.figures} for of in (real, copies))
+        sizes = [reference.count for reference in self.suite.references.values()]
+        return (
+            row("floor: real training part against held-out part", "floor", [], [fresh], [0.0], n=sizes),
+            row("memoriser: training images drawn again", "memoriser", [], [again], [0.0], n=n),
+        )
 
 
 @contextlib.contextmanager
@@ -413,8 +422,8 @@ def surroundings(script: str, args: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def scoring(scorer: Scorer) -> dict[str, Any]:
-    """Return how samples are scored: metrics, extractor, and the parts of real images."""
+def scoring(scorer: Scorer, n: int) -> dict[str, Any]:
+    """Return how n samples are scored: metrics, extractor, the parts of real images, and what a memoriser scores."""
     about = scorer.suite.description()
     parts = {"train": "train", "heldout": scorer.part}
     return {
@@ -422,14 +431,15 @@ def scoring(scorer: Scorer) -> dict[str, Any]:
         "extractor": about["extractor"],
         "extractor_hash": about["extractor_hash"],
         "metrics": about["metrics"],
+        "memoriser": memoriser(scorer.suite, n),
     }
 
 
-def provenance(scorer: Scorer, args: Sequence[str]) -> dict[str, Any]:
+def provenance(scorer: Scorer, n: int, args: Sequence[str]) -> dict[str, Any]:
     """Return what every line of this script carries."""
     where = surroundings("digits", args)
     where["versions"]["scikit-learn"] = importlib.metadata.version("scikit-learn")
-    return where | scoring(scorer)
+    return where | scoring(scorer, n)
 
 
 def cpu_model() -> str:
@@ -483,14 +493,14 @@ def compare(options: argparse.Namespace, args: Sequence[str]) -> None:
         train_at_once(options.config, options.seeds, Path(options.runs), options.jobs, options.budget)
     scorer = Scorer(options.part)
     mixtures = Mixtures(scorer.data.images("train").levels, scorer.data.spec.levels - 1)
-    common = provenance(scorer, args)
+    common = provenance(scorer, options.n, args)
     show, rows = printer(common), []
 
     def add(one: dict) -> None:
         rows.append(show(one))
 
-    sizes = [reference["n"] for reference in common["references"].values()]
-    add(row("floor: real training part against held-out part", "floor", [], [scorer.floor()], [0.0], n=sizes))
+    for control in scorer.controls(options.n):
+        add(control)
     if options.bic:
         add(bic_row(mixtures, scorer, options))
     for components in options.mixtures:

@@ -209,13 +209,11 @@ def compare(options: argparse.Namespace, args: Sequence[str]) -> None:
     with ThreadPoolExecutor(os.cpu_count() if options.at_once else 1) as pool:
         list(pool.map(lambda job: job[0](*job[1:], options), jobs))
     scorer = Scorer(options.part, FashionMNIST(options.root), FashionMNISTExtractor())
-    common = surroundings("gan_torchgan", args) | scoring(scorer)
+    common = surroundings("gan_torchgan", args) | scoring(scorer, options.n)
     common |= {"minutes": options.minutes, "at_once": options.at_once}
     common["versions"]["torchgan"] = importlib.metadata.version("torchgan")
     show = printer(common)
-    sizes = [reference["n"] for reference in common["references"].values()]
-    floor = row("floor: real training part against held-out part", "floor", [], [scorer.floor()], [0.0], n=sizes)
-    show(floor)
+    floor, _ = map(show, scorer.controls(options.n))
     ours = [show(config_row(config, scorer, options, "seconds")) for config in options.config]
     theirs = [show(torchgan_row(recipe, scorer, options)) for recipe in options.recipe]
     for mine in ours:

@@ -92,7 +92,7 @@ from lightning_gen.samplers import AnnealedImportanceSampling, GaussianDecoder, 
 
 QUICKSTART = "configs/quickstart.yaml"
 UNIFORM = "configs/classical/uniform-digits.yaml"
-OF_SAMPLES = ("fid_{}_heldout", "fid_{}", "copy_share_pixels")
+OF_SAMPLES = ("fid_{}_heldout", "fid_{}", "copy_share_pixels", "copied_pixels")
 # Bits per dimension of the test part to reach; those of which only the neighbourhood was stated have no limit.
 TARGETS = {
     "uniform-digits": (math.log2(17), 1e-6),
@@ -166,7 +166,7 @@ def configs(options: argparse.Namespace) -> Iterator[dict]:
         train_at_once(options.config, options.seeds, Path(options.runs), options.jobs, options.budget)
     scorer = Scorer(options.part)
     for config in options.config:
-        yield config_row(config, scorer, options) | scoring(scorer)
+        yield config_row(config, scorer, options) | scoring(scorer, options.n)
 
 
 # --- EM against scikit-learn ------------------------------------------------------------------------------------------
@@ -286,7 +286,7 @@ def ais(options: argparse.Namespace) -> Iterator[dict]:
             "met": None if limit is None else seconds <= limit,
             "checkpoint": str(run.last),
             "samples": samples | {"n": options.n},
-            **scoring(scorer),
+            **scoring(scorer, options.n),
         }
 
 

@@ -19,6 +19,7 @@ COLUMNS = {
     "precision_{}": ("precision", 3),
     "recall_{}": ("recall", 3),
     "copy_share_pixels": ("copy share (pixels)", 3),
+    "copied_pixels": ("copied (pixels)", 2),
     "is_{}": ("IS", 2),
     "classes_{}": ("classes", 1),
     "class_distance_{}": ("class distance", 3),
@@ -34,6 +35,15 @@ def cell(figure: dict[str, Any] | None, digits: int) -> str:
         return "-"
     spread = "" if figure["std"] is None else f" ± {figure['std']:.{digits}f}"
     return f"{figure['mean']:.{digits}f}{spread}"
+
+
+def beside(line: Line) -> str:
+    """What a model that draws its training images again scores: what figures of copying are to be read beside."""
+    figures, heldout = line["memoriser"], "fid_{}_heldout".format(line["extractor"])
+    return (
+        f"A memoriser, which draws training images again: {heldout} {figures[heldout]:.2f}, copy share "
+        f"{figures['copy_share_pixels']:.3f} (the ceiling), copied {figures['copied_pixels']:.2f}"
+    )
 
 
 def count(n: int | list[int]) -> str:
@@ -227,6 +237,7 @@ def bits(lines: Sequence[Line]) -> str:
             "passes",
             "distance to held-out",
             "copy share (pixels)",
+            "copied",
             "seconds",
         ],
         (
@@ -242,6 +253,7 @@ def bits(lines: Sequence[Line]) -> str:
                 ", ".join(map(str, line["passes"])),
                 cell(line[heldout], 2),
                 cell(line["copy_share_pixels"], 3),
+                cell(line["copied_pixels"], 2),
                 cell(line["seconds"], 1),
             ]
             for line in lines
@@ -253,6 +265,7 @@ def bits(lines: Sequence[Line]) -> str:
         f"Held-out part: {part['part']}, {lines[0]['likelihood']['n']} images",
         f"Distances and copy shares of n = {lines[0]['n']:,} samples, extractor {lines[0]['extractor']} "
         f"{lines[0]['extractor_hash']}",
+        beside(lines[0]),
     )
 
 
@@ -437,7 +450,7 @@ def bounds(lines: Sequence[Line]) -> str:
     )
     heldout, copies = "fid_{}_heldout".format(first["extractor"]), "copy_share_pixels"
     drawn = markdown(
-        ["samples of", "pixels", "to held-out", "to training", "copy share (pixels)"],
+        ["samples of", "pixels", "to held-out", "to training", "copy share (pixels)", "copied"],
         (
             [
                 line["row"],
@@ -445,6 +458,7 @@ def bounds(lines: Sequence[Line]) -> str:
                 cell(line[heldout + ending], 2),
                 cell(line["fid_{}".format(first["extractor"]) + ending], 2),
                 cell(line[copies + ending], 3),
+                cell(line["copied_pixels" + ending], 2),
             ]
             for line in rows
             for pixels, ending in (("drawn", ""), ("expected", "_mean"))
@@ -458,6 +472,7 @@ def bounds(lines: Sequence[Line]) -> str:
             f"All bits per dimension are bounds, those of training images of {rows[0]['likelihood_train']['n']} images",
             f"Nats and active units of {rows[0]['diagnosed']} held-out images",
             f"Distances of n = {rows[0]['n']:,} samples, extractor {first['extractor']} {first['extractor_hash']}",
+            beside(first),
         ]
     return text + origin(first, *facts)
 

@@ -174,7 +174,7 @@ def compare(options: argparse.Namespace, args: Sequence[str]) -> None:
         train_at_once(options.config, options.seeds, Path(options.runs), options.jobs, options.budget)
     scorer = Scorer(options.part, source, extractor())
     bounds = BoundScorer(scorer, options)
-    show = printer(surroundings("vae", args) | scoring(scorer) | {"data": options.data})
+    show = printer(surroundings("vae", args) | scoring(scorer, options.n) | {"data": options.data})
     rows = [show(config_row(config, bounds, options) | bounds.facts) for config in options.config]
     for line in criteria(rows, TARGETS.get(options.data) if options.part == "test" else None):
         show(line)

@@ -38,8 +38,8 @@ HIGHER_IS_BETTER = MappingProxyType(
 )
 """Direction of the figures that have one, by the beginning of their name, in the order in which they are shown."""
 
-MAIN = ("fid", "kid", "is", "precision", "recall", "density", "coverage", "swd", *KINDS, "copy_share")
-SIDE = re.compile(r"_(std|se|low|high|on_train|on_train_std|class\d+)$")
+MAIN = ("fid", "kid", "is", "precision", "recall", "density", "coverage", "swd", *KINDS, "copy_share", "copied")
+SIDE = re.compile(r"_(std|se|low|high|ceiling|detectable|on_train|on_train_std|class\d+)$")
 
 
 def part_of(name: str) -> str:
@@ -55,7 +55,7 @@ def base_of(name: str) -> str:
     ('fid', 'bpd_bound', 'issue')
     """
     plain = name.partition("/")[2] if part_of(name) else name
-    found = [key for key in (*HIGHER_IS_BETTER, "copy_share") if f"{plain}_".startswith(f"{key}_")]
+    found = [key for key in (*HIGHER_IS_BETTER, *MAIN) if f"{plain}_".startswith(f"{key}_")]
     return max(found, key=len, default=plain)
 
 

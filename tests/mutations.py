@@ -492,11 +492,27 @@ MUTATIONS = (
         ["metrics/test_pure.py::test_kernel_distance_and_its_error_are_those_of_a_loop"],
     ),
     Mutation(
-        "ties of the copy test counted as copies",
+        "ties of the copy share counted as copies",
         "metrics/memorisation.py",
-        "return (1 + torch.sign(nearest_distances(generated, heldout) - nearest_distances(generated, train))) / 2",
-        "return (nearest_distances(generated, heldout) >= nearest_distances(generated, train)).double()",
-        ["metrics/test_pure.py::test_copy_share_counts_ties_half_and_wants_equal_sides"],
+        "nearer += (1 + torch.sign(block[:, big:].amin(1) - block[:, :m].amin(1))).sum() / 2",
+        "nearer += (block[:, big:].amin(1) >= block[:, :m].amin(1)).sum()",
+        ["metrics/test_distances.py::test_equally_near_pixels_are_a_tie"],
+    ),
+    Mutation(
+        "an image near to several counted for each in full",
+        "metrics/memorisation.py",
+        "credit += nearest_ones.div_(nearest_ones.sum(1, keepdim=True)).sum(0)",
+        "credit += nearest_ones.sum(0)",
+        ["metrics/test_pure.py::test_deviation_of_the_copy_test_is_that_over_all_choices_of_the_held_out_images"],
+    ),
+    Mutation(
+        "copies of images that are not compared with forgotten",
+        "metrics/memorisation.py",
+        "scale = known * (1 - expected)",
+        "scale = 1 - expected",
+        [
+            "metrics/test_pure.py::test_copied_is_the_fraction_of_copies_whatever_part_of_the_training_images_is_compared_with"
+        ],
     ),
     Mutation(
         "likelihood of the test part in validation",

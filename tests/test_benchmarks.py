@@ -116,13 +116,14 @@ def test_every_line_is_json_with_all_keys(capsys, config, tmp_path):
     rows = lines(capsys, *few, "--bic", "1", "2", "--config", str(config), "--runs", str(tmp_path / "runs"))
     assert [row["kind"] for row in rows if "row" in row and "kind" in row] == [
         "floor",
+        "memoriser",
         "bic",
         "mixture",
         "mixture",
         "config",
     ]
     assert all(key in row for row in rows for key in PROVENANCE)
-    floor, bic, _, _, gan, *criteria = rows
+    floor, memoriser, bic, _, _, gan, *criteria = rows
     for row in (bic, gan):
         assert row["seeds"] == [0, 1]
         assert row["n"] == 100
@@ -134,6 +135,8 @@ def test_every_line_is_json_with_all_keys(capsys, config, tmp_path):
     assert gan["images_seen"] == [640, 640]
     assert floor["fid_digits_heldout"]["mean"] == pytest.approx(floor["fid_digits"]["mean"])
     assert floor["copy_share_pixels"] is None
+    assert memoriser["copied_pixels"]["mean"] == pytest.approx(1)
+    assert memoriser["n"] == 100
     assert rows[0]["references"]["heldout"] == rows[0]["references"]["heldout"] | {"part": "val", "n": 200}
     limits = [(line["against"], line["limit"]) for line in criteria]
     assert limits[:2] == [("mixture, components by BIC", 1.0), (floor["row"], 2.0)]
@@ -148,8 +151,8 @@ def test_every_line_is_json_with_all_keys(capsys, config, tmp_path):
 def test_a_finished_run_is_scored_as_it_is(capsys, config, tmp_path):
     args = ("--n", "60", "--seeds", "3", "--mixtures", "--bic", "--config", str(config), "--runs", str(tmp_path / "r"))
     first, second = lines(capsys, *args), lines(capsys, *args)
-    assert first[1]["runs"] == second[1]["runs"]
-    assert first[1]["fid_digits_heldout"] == second[1]["fid_digits_heldout"]
+    assert first[2]["runs"] == second[2]["runs"]
+    assert first[2]["fid_digits_heldout"] == second[2]["fid_digits_heldout"]
     assert len(list((tmp_path / "r" / "tiny").iterdir())) == 1
     config.write_text(config.read_text(encoding="utf-8").replace("lr: 0.002", "lr: 0.003"), encoding="utf-8")
     with pytest.raises(SystemExit) as stopped:
@@ -268,7 +271,7 @@ def test_all_configs_see_equally_many_images_in_runs_at_once(capsys, config, tmp
     assert plain["label_accuracy_digits"] is None
     assert 0 <= conditional["label_accuracy_digits"]["mean"] <= 1
     checks = [line for line in rows if "criterion" in line and line["row"] == str(other)]
-    floor, first, second = rows[:3]
+    floor, _, first, second = rows[:4]
     best = min(first, second, key=lambda row: row["fid_digits_heldout"]["mean"])
     expected = {
         "at most twice the floor": (floor, "fid_digits_heldout", 2.0),
@@ -479,13 +482,15 @@ def test_configs_on_clothes_stand_beside_the_floor(capsys, config, clothes, tmp_
     path = on_clothes(config, clothes, tmp_path)
     where = ["--root", str(clothes), "--runs", str(tmp_path / "runs"), "--part", "test", "--n", "100"]
     args = ["--config", str(path), "--images", "640", "--seeds", "0", "1", *where]
-    floor, row, beside = lines(capsys, *args, of=fashion_mnist)
+    floor, memoriser, row, beside = lines(capsys, *args, of=fashion_mnist)
     assert floor["n"] == [120, 60]
     assert row["images_seen"] == [640, 640]
     name = "fid_fashion_mnist_heldout"
     assert beside["ratio"] == pytest.approx(row[name]["mean"] / floor[name]["mean"])
-    assert lines(capsys, *args, of=fashion_mnist)[1][name] == row[name]  # scored as it lies there
-    assert "tiny-fashion-mnist" in table.tables([floor, row, beside])
+    assert lines(capsys, *args, of=fashion_mnist)[2][name] == row[name]  # scored as it lies there
+    assert memoriser["copied_pixels"]["mean"] == pytest.approx(1)
+    assert "tiny-fashion-mnist" in table.tables([floor, memoriser, row, beside])
+    assert len(lines(capsys, *where, of=fashion_mnist)) == 2  # of real images alone
 
 
 def test_torchgan_must_be_installed(capsys, monkeypatch):

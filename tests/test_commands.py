@@ -205,6 +205,26 @@ def test_evaluate_repeats_the_figures_of_training(run, tmp_path, capsys):
     assert f"{report['fid_digits']:.6g}" in capsys.readouterr().out
 
 
+def test_evaluate_means_over_sets_of_samples_and_can_leave_real_images_out(run, tmp_path, capsys):
+    def report(*arguments):
+        main(["evaluate", str(run.last), "--n", "200", "--json", str(tmp_path / "out.json"), *arguments])
+        return json.loads((tmp_path / "out.json").read_text())
+
+    single = [report("--seed", str(seed), "--controls", "false") for seed in (3, 4, 5)]
+    assert not any(name.startswith(("floor", "memoriser", "spread")) for name in single[0])
+    capsys.readouterr()
+    together = report("--seed", "3", "--draws", "3")
+    assert capsys.readouterr().out.splitlines()[0].split() == ["samples", "spread", "floor", "memoriser"]
+    for name in ("fid_digits_heldout", "fid_digits"):
+        values = [one[name] for one in single]
+        assert together[name] == pytest.approx(np.mean(values), rel=1e-12)
+        assert together[f"spread_{name}"] == pytest.approx(np.std(values, ddof=1), rel=1e-9)
+    assert (together["n"], together["draws"]) == (200, 3)
+    controls = run.summary()["controls"]
+    assert together["memoriser_fid_digits"] == pytest.approx(controls["memoriser"]["val/fid_digits"], rel=1e-9)
+    assert together["floor_fid_digits"] == pytest.approx(controls["floor"]["val/fid_digits"], rel=1e-9)
+
+
 def test_evaluate_with_other_metrics_and_part(run, tmp_path):
     file = tmp_path / "out.json"
     metrics = "[PrecisionRecall, CopyShare]"

@@ -226,8 +226,13 @@ def test_the_report_is_flat_and_says_what_was_compared(place, score, capsys):
     }
     assert {name: report[name] for name in expected} == expected
     assert "checkpoint" not in report
-    printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
-    assert printed == {name: f"{value:.6g}" for name, value in figures(report).items()}
+    header, *rows = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert header == ["samples", "floor", "memoriser"]
+    beside = ("", "floor_", "memoriser_")
+    told = {name: [report.get(f"{column}{name}") for column in beside] for name in figures(report)}
+    assert rows == [[name, *("-" if v is None else f"{v:.6g}" for v in values)] for name, values in told.items()]
+    assert report["memoriser_copied_pixels"] == pytest.approx(1)
+    assert report["floor_fid_digits_heldout"] == pytest.approx(report["floor_fid_digits"])
 
 
 def test_the_batch_size_changes_no_figure(score):
@@ -341,7 +346,7 @@ def test_neighbours_show_each_image_beside_its_nearest(place, score, tmp_path):
     score("drawn", "digits", *DIGITS, *FID, "--neighbours", str(file), "--n", "9")
     sheet = np.asarray(Image.open(file))
     drawn, real = np.load(place / "drawn" / "samples.npy"), Digits().load("train").levels
-    levels = drawn[choose_images(len(drawn), 9)]
+    levels = drawn[choose_images(len(drawn), 9)][choose_images(9, 16)]
     extractor = DigitsExtractor()
     own, theirs = (extractor(torch.from_numpy(x), SPEC).features.double().numpy() for x in (levels, real))
     distance = np.linalg.norm(own[:, None] - theirs[None], axis=2)
@@ -500,6 +505,10 @@ def test_options_that_cannot_be(bad, tmp_path, capsys, monkeypatch):
         ((*IMAGES, "--sampler.temperature", "0.5"), "--sampler.temperature belongs to a checkpoint"),
         ((*IMAGES, "--seed", "1"), "--seed belongs to a checkpoint, and --generated are images: leave it out"),
         ((*IMAGES, "--weights", "live"), "--weights belongs to a checkpoint"),
+        ((*IMAGES, "--draws", "3"), "--draws belongs to a checkpoint, and --generated are images: leave it out"),
+        (("CKPT", "--draws", "0"), "draws"),
+        (("CKPT", "--likelihood", "--draws", "3"), "--draws is about samples, and --likelihood draws none"),
+        (("CKPT", "--likelihood", "--controls", "false"), "--controls is about samples"),
         ((*IMAGES, "--trust", "my_models"), "--trust belongs to a checkpoint"),
         ((*IMAGES, "--part", "test"), "--part belongs to a data set, and grey is none: leave it out"),
         ((*IMAGES, "--real_part", "val"), "--real_part belongs to a data set, and grey is none"),

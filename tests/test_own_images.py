@@ -78,6 +78,18 @@ def test_counts_and_what_was_passed_over_are_said(begun, capsys):
     assert "were split off (split_seed 0)" in said
 
 
+def test_a_folder_with_one_held_out_image_is_refused_before_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "few" / "cat").mkdir(parents=True)
+    for part, count in (("val", 1), ("test", 2), ("train", 4)):
+        for k in range(count):
+            Image.new("L", (8, 8), 200).save(tmp_path / "few" / "cat" / f"{named(part, k)}.png")
+    config = str(configs_folder() / "gan" / "mlp-digits.yaml")
+    line = refused(capsys, "fit", "--config", config, *OPTIONS, "--data.source.root", "few", *SHORT)
+    assert "the val part, and images of it there are 1: give more images" in line
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
 def test_training_images_are_shown_as_they_are_decoded(begun):
     (file,) = (begun / "runs").rglob("samples/training.png")
     sheet = np.asarray(Image.open(file))

@@ -33,7 +33,7 @@ from lightning_gen.core import (
     watching,
 )
 from lightning_gen.data import ImageDataModule, Images
-from lightning_gen.metrics import BitsPerDimension, Extractor, FeatureMetric, MetricSuite, neighbour_picture
+from lightning_gen.metrics import BitsPerDimension, Extractor, FeatureMetric, MetricSuite, controls, neighbour_picture
 from lightning_gen.metrics.base import TRAIN, is_of_one_class
 from lightning_gen.metrics.distances import nearest
 from lightning_gen.metrics.likelihood import figure_of
@@ -204,13 +204,23 @@ def check_data(data: Any) -> None:
         )
 
 
+def check_enough(data: ImageDataModule, part: str) -> None:
+    """Raise InputError where a part has too few images to compare samples with: said before training, not after it."""
+    if (count := len(data.images(part).levels)) < 2:
+        raise InputError(
+            f"samples are compared with the {part} part, and images of it there are {count}: give more images, or set "
+            "evaluation.extractor and evaluation.metrics to null"
+        )
+
+
 class GenerativeEvaluation(WritesPictures, Callback):
     """Score a generative model by likelihood and samples, every so many images and in ``validate`` and ``test``.
 
     Figures are logged as ``val/<name>`` and ``test/<name>``; the test part is seen by ``test`` alone. A model that has
     a likelihood is scored by it on images of that part, in bits per dimension: ``val/bpd``, ``val/bpd_dequantized`` or
     whichever name says what kind of figure it is, and ``..._se``, its standard error over images. Samples are compared
-    with the training part and that part. All of it uses the averaged weights where there is an
+    with the training part and that part; ``controls`` are what real images score in their place, see
+    :func:`~lightning_gen.metrics.controls`. All of it uses the averaged weights where there is an
     :class:`~lightning_gen.callbacks.EMA`, and generators keyed on the seed: no randomness of training is used.
 
     Args:
@@ -264,8 +274,10 @@ class GenerativeEvaluation(WritesPictures, Callback):
             self.suite = MetricSuite(extractor, metrics, cache, per_class=per_class, keep_features=neighbours)
             for metric in metrics:
                 check("evaluation", "n", n, n >= metric.least, f"at least {metric.least} for {type(metric).__name__}")
+        self.controls: dict[str, dict[str, float]] = {}
         self.results: dict[str, float] = {}
         self._references: str | None = None
+        self._controlled: tuple[str, int] | None = None
         self._never: float = sys.maxsize
         self._never_told = True
         self._unfinished = False
@@ -276,6 +288,8 @@ class GenerativeEvaluation(WritesPictures, Callback):
         if self.suite is not None:
             check_data(trainer.datamodule)
             self.suite.extractor.check(trainer.datamodule.spec)
+            if stage != "predict":
+                check_enough(trainer.datamodule, "test" if stage == "test" else "val")
             if self.per_class:
                 self._check_classes(trainer, pl_module)
         if self._scores_likelihood(pl_module) and not isinstance(trainer.datamodule, ImageDataModule):
@@ -412,6 +426,12 @@ class GenerativeEvaluation(WritesPictures, Callback):
         labels = sample_labels(pl_module, trainer.datamodule, n)
         first = draw_samples(pl_module, self.suite, n, self.batch_size, pl_module.seed, labels, *pl_module.ranks)
         figures = self.suite.compute()
+        if self._controlled != (part, n):  # once for each part
+            self.controls = {
+                control: {f"{part}/{name}": value for name, value in of_real.items()}
+                for control, of_real in controls(self.suite, n).items()
+            }
+            self._controlled = part, n
         self.suite.reset()
         if self.neighbours and first is not None and self.folder is not None:
             sheet = neighbour_sheet(self.suite, first, trainer.datamodule.images("train").levels, pl_module.spec)
@@ -420,5 +440,5 @@ class GenerativeEvaluation(WritesPictures, Callback):
 
     def description(self) -> dict[str, Any]:
         """What the last figures are of, as plain data for JSON."""
-        facts = {} if self.suite is None else self.suite.description()
+        facts = {} if self.suite is None else self.suite.description() | self.controls
         return facts | ({"likelihood": self.likelihood_facts} if self.likelihood_facts else {})

@@ -151,7 +151,7 @@ class Recorder(Callback):
             return
         budget = _budget(trainer)
         evaluation = next((c for c in trainer.callbacks if isinstance(c, GenerativeEvaluation)), None)
-        facts = {} if evaluation is None else evaluation.likelihood_facts
+        facts, controls = ({}, {}) if evaluation is None else (evaluation.likelihood_facts, evaluation.controls)
         data = trainer.datamodule
         self.folder.write_summary(
             {
@@ -159,6 +159,7 @@ class Recorder(Callback):
                 "last": self.last,
                 "best": self.best,
                 **({"likelihood": facts} if facts else {}),
+                **({"controls": controls} if controls else {}),
                 **({"sampler": describe(pl_module.sampler)} if isinstance(pl_module, GenerativeModule) else {}),
                 **({"data": data.facts()} if isinstance(data, ImageDataModule) else {}),
                 "images_seen": pl_module.images_seen,

@@ -55,11 +55,16 @@ def split_sampler_options(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return rest, sampler
 
 
-def print_figures(figures: dict[str, float]) -> None:
-    """Print one line for each figure."""
+def print_figures(figures: dict[str, float], beside: dict[str, dict[str, float]] | None = None) -> None:
+    """Print one line for each figure, and in columns of their own what stands beside it, such as the floor."""
     width = max(28, *map(len, figures))
+    if beside:
+        print(f"{'':<{width}} {'samples':<12}" + "".join(f" {title:<12}" for title in beside).rstrip())
     for name, value in figures.items():
-        print(f"{name:<{width}} {value:.6g}")
+        line = f"{name:<{width}} {value:<12.6g}"
+        for column in (beside or {}).values():
+            line += f" {column[name]:<12.6g}" if name in column else f" {'-':<12}"
+        print(line.rstrip())
 
 
 def find_device(name: str) -> torch.device:

@@ -48,6 +48,7 @@ from lightning_gen.core import (
     class_path,
     describe,
     flat,
+    watched,
     watching,
     write_json,
 )
@@ -91,13 +92,14 @@ ones that it and the real images allow. Most figures depend on the number of
 images: compare those of equal n only.
 """
 
-# Options that mean something to one of the two ways of scoring alone.
+# Options that mean something to one of the ways of scoring alone.
 OF_FILES = ("size", "channels", "background", "on_error", "class_folders")
 OF_IMAGES = ("real", "real_part", "heldout", *OF_FILES)
-OF_CHECKPOINTS = ("seed", "weights", "trust", "data_root", "likelihood", "plots", "other", "importance_samples")
-# And options of either that the likelihood of a checkpoint has no use for, or that belong to it alone.
-OF_FEATURES = ("extractor", "metrics", "per_class", "neighbours", "cache")
 OF_LIKELIHOOD = ("plots", "other", "importance_samples")
+OF_CHECKPOINTS = ("seed", "draws", "weights", "trust", "data_root", "likelihood", *OF_LIKELIHOOD)
+# And options of either that the likelihood of a checkpoint has no use for.
+OF_FEATURES = ("extractor", "metrics", "per_class", "neighbours", "cache", "draws", "controls")
+SHOWN = 16  # images of a picture of neighbours
 # What messages advise where images are read.
 TYPED = Remedies(
     "give --channels 1 or 3 to convert all",
@@ -110,10 +112,11 @@ OF_MODELS = ("--sampler.prior", "--sampler.trust")
 
 
 class Scored(NamedTuple):
-    """Result of one way of scoring: the suite with its figures, facts for the report, images for the picture."""
+    """Result of one way of scoring: the suite, its figures and what stands beside them, facts, images for a picture."""
 
     suite: MetricSuite
     figures: dict[str, float]
+    beside: dict[str, dict[str, float]]
     facts: dict[str, Any]
     generated: Tensor
     real: np.ndarray
@@ -140,12 +143,13 @@ def run(args: Sequence[str]) -> None:
         scored = score_checkpoint(options, given, sampler_options)
     else:
         scored = score_images(options, given, given.real if real_path is None else real_path)
-    print_figures(scored.figures)
+    print_figures(scored.figures, scored.beside)
     if options.neighbours:
         sheet = neighbour_sheet(scored.suite, scored.generated, scored.real, scored.spec, smallest=64)
         save_png(sheet, Path(options.neighbours))
     if options.json:
-        write_json(Path(options.json), flat({**scored.figures, **scored.suite.description(), **scored.facts}))
+        report = scored.figures | scored.suite.description() | scored.beside | scored.facts
+        write_json(Path(options.json), flat(report))
 
 
 def make_parser() -> CommandParser:
@@ -186,9 +190,23 @@ def make_parser() -> CommandParser:
         "--neighbours",
         type=str | None,
         default=None,
-        help="PNG file for a picture of the first 16 images, each beside its nearest real ones.",
+        help=f"PNG file for a picture of {SHOWN} of the images, each beside its nearest real ones.",
     )
     parser.add_argument("--cache", type=bool, default=True, help="Keep the features of real images on disk.")
+    parser.add_argument(
+        "--draws",
+        type=PositiveInt,
+        default=1,
+        help="Sets of n samples of a checkpoint, with seeds --seed and the next ones; figures are then means, beside "
+        "their standard deviation.",
+    )
+    parser.add_argument(
+        "--controls",
+        type=bool,
+        default=True,
+        help="Score real images, too: the floor (the held-out part in place of samples) and a memoriser (training "
+        "images drawn again).",
+    )
     likelihood = parser.add_argument_group("to take the likelihood of images instead of scoring samples")
     likelihood.add_argument(
         "--likelihood", action="store_true", help="Bits per dimension of the images of --part; --n takes fewer of them."
@@ -387,8 +405,14 @@ def score_checkpoint(options: Namespace, given: Namespace, sampler_options: Sequ
     if options.per_class:
         check_classes({f"the {n} samples": labels.numpy()}, model.spec, suite.metrics)
     set_references(suite.to(model.device), data, options.part)
-    with watching(ProgressLine(f"drawing {n:,} samples")):
-        first = draw_samples(model, suite, n, options.batch_size, options.seed, labels)
+    drawn, shown = [], []
+    with watching(ProgressLine(f"drawing {n * options.draws:,} samples")):
+        for draw in watched(range(options.draws)):
+            suite.reset()
+            shown.append(draw_samples(model, suite, n, options.batch_size, options.seed + draw, labels))
+            drawn.append(suite.compute())
+    figures, beside = mean_and_spread(drawn)
+    beside |= of_real_images(suite, n, options)
     facts = {
         "reference_part": "train",
         "heldout_part": options.part,
@@ -396,12 +420,24 @@ def score_checkpoint(options: Namespace, given: Namespace, sampler_options: Sequ
         "images_seen": model.images_seen,
         "weights": options.weights,
         "seed": options.seed,
+        "draws": options.draws,
         "batch_size": options.batch_size,
         "sampler": describe(model.sampler),
     }
-    figures = suite.compute()
     print("\n".join(data.counts("train", options.part)), file=sys.stderr)
-    return Scored(suite, figures, facts, first, data.images("train").levels, model.spec)
+    return Scored(suite, figures, beside, facts, shown[0], data.images("train").levels, model.spec)
+
+
+def mean_and_spread(drawn: Sequence[dict[str, float]]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Return each figure's mean over several sets of samples, and their standard deviations as a column ``spread``."""
+    values = {name: np.array([figures[name] for figures in drawn]) for name in drawn[0]}
+    spread = {"spread": {name: float(value.std(ddof=1)) for name, value in values.items()}} if len(drawn) > 1 else {}
+    return {name: float(value.mean()) for name, value in values.items()}, spread
+
+
+def of_real_images(suite: MetricSuite, n: int, options: Namespace) -> dict[str, dict[str, float]]:
+    """Return what real images score, unless the options leave that out."""
+    return metrics.controls(suite, n) if options.controls else {}
 
 
 def score_images(options: Namespace, given: Namespace, real: Source | str) -> Scored:
@@ -445,7 +481,10 @@ def score_images(options: Namespace, given: Namespace, real: Source | str) -> Sc
     }
     if images is None:
         facts["real_source"] = options.real.as_dict() | {"class_path": class_path(type(real))}
-    return Scored(suite, suite.compute(), facts, torch.from_numpy(levels), parts[TRAIN][1].levels, spec)
+    figures, beside = suite.compute(), of_real_images(suite, n, options)
+    # not the first ones: in the order of names they may all be of one class
+    shown = torch.from_numpy(levels[choose_images(n, SHOWN).numpy()])
+    return Scored(suite, figures, beside, facts, shown, parts[TRAIN][1].levels, spec)
 
 
 def read(

@@ -116,11 +116,12 @@ class FeatureSet:
         rows = self.rows(space)
         return rows if size == self.count else rows[fixed_permutation(self.count)[:size].to(rows.device)]
 
-    def select(self, mask: Tensor) -> FeatureSet:
-        """The feature set of the rows where ``mask`` (n,) is true."""
-        rows = {name: getattr(self, name) for name in ROWS}
-        kept = {name: value[mask.to(value.device)] for name, value in rows.items() if value is not None}
-        return FeatureSet(int(mask.sum()), **kept, name=self.name)
+    def select(self, rows: Tensor) -> FeatureSet:
+        """The feature set of these rows: a mask (n,), or their places (k,), which may repeat."""
+        places = rows.nonzero().squeeze(1) if rows.dtype == torch.bool else rows
+        own = {name: getattr(self, name) for name in ROWS}
+        kept = {name: value[places.to(value.device)] for name, value in own.items() if value is not None}
+        return FeatureSet(len(places), **kept, name=self.name)
 
 
 def thumbnails(levels: Tensor, size: int = 32) -> Tensor:

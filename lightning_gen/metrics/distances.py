@@ -77,8 +77,3 @@ def nearest(a: Tensor, b: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
     """Squared distances and indices (N, k) of the k rows of ``b`` nearest to each row of ``a``, nearest first."""
     found = [block.topk(k, dim=1, largest=False, sorted=True) for _, block in squared_distance_blocks(a, b)]
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
-
-
-def nearest_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Squared distance (N,), float64, from each row of ``a`` (N, D) to the row of ``b`` (M, D) nearest to it."""
-    return torch.cat([block.amin(1) for _, block in squared_distance_blocks(a, b)])

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from lightning_gen.core import ImageSpec, InputError
 from lightning_gen.metrics.base import (
-    HELD_OUT,
     Accumulator,
     FeatureMetric,
     FeatureSet,
@@ -246,7 +245,7 @@ class MetricSuite:
             log.warning("metrics: all %d generated images have the same features", samples.count)
         figures: dict[str, float] = {}
         for metric in self.metrics:
-            figures |= self._named(metric, samples)
+            figures |= self.named(metric, samples)
         if self.per_class:
             figures |= self._class_figures(samples)
         return figures
@@ -261,7 +260,8 @@ class MetricSuite:
         }
         return {name: directions[name] for name in figures if name in directions}
 
-    def _named(self, metric: FeatureMetric, samples: FeatureSet) -> dict[str, float]:
+    def named(self, metric: FeatureMetric, samples: FeatureSet) -> dict[str, float]:
+        """One metric's figures of a feature set, by the names that logs use."""
         return {figure_name(key, self.extractor.name): value for key, value in metric.score(samples).items()}
 
     def _class_figures(self, samples: FeatureSet) -> dict[str, float]:
@@ -275,28 +275,12 @@ class MetricSuite:
             for metric in self.metrics:
                 whole, metric.references = metric.references, parts
                 try:
-                    figures |= {f"{name}_class{label}": value for name, value in self._named(metric, own).items()}
+                    figures |= {f"{name}_class{label}": value for name, value in self.named(metric, own).items()}
                 except InputError as error:
                     raise InputError(f"class {label}: {error}") from error
                 finally:
                     metric.references = whole
         return figures
-
-    def floor(self) -> dict[str, float]:
-        """Figures of the held-out part against the training part: what perfect samples of that n would score.
-
-        Raises:
-            InputError: where a part was not set.
-        """
-        if HELD_OUT not in self.references:
-            raise InputError("metrics: the floor needs a held-out reference part, which was not set")
-        return {
-            name: value
-            for metric in self.metrics
-            if metric.has_floor
-            for name, value in self._named(metric, self.references[HELD_OUT]).items()
-            if HELD_OUT not in name.split("_")
-        }
 
     def reset(self) -> None:
         """Forget the generated images; the references stay."""

@@ -207,6 +207,7 @@ def describe_run(run: Run, lost: bool) -> dict[str, Any]:
         "best": run.best,
         "scored": run.scored,
         "facts": run.facts,
+        "controls": run.controls,
         "logged": run.logged,
         "command": run.command,
         "folder": str(run.folder),

@@ -22,6 +22,9 @@ Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, wher
 STATES = {"complete": "finished", "completed": "finished", "fail": "failed", "waiting": "running"}
 """Other words for the status of a run or trial."""
 
+CONTROLS = ("floor", "memoriser")
+"""What is scored in place of generated images, as :func:`lightning_gen.metrics.controls` calls it."""
+
 MOST_KEYS = 5000  # of a config; a file with more is not a config of this package
 
 
@@ -40,6 +43,7 @@ class Run:
         best: best value of those with a direction.
         scored: figures of ``lightning validate`` and ``lightning test``, by verb.
         facts: kind, number of samples and of images behind bits per dimension, by the part or verb they are of.
+        controls: what real images score, by the part or verb, then ``floor`` or ``memoriser``, then the figure.
         curves: packed, see :func:`lightning_gen.report.curves.pack`.
         logged: names of the figures with curves.
         grids: (images seen, file) of every sample grid.
@@ -56,6 +60,7 @@ class Run:
     best: dict[str, float] = field(default_factory=dict)
     scored: dict[str, dict[str, float]] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    controls: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     curves: str = ""
     logged: list[str] = field(default_factory=list)
     grids: list[tuple[int, Path]] = field(default_factory=list)
@@ -221,12 +226,17 @@ def _take_figures(run: Run, table: Table) -> None:
             if len(values):
                 run.best[name] = float(values.max() if higher else values.min())
     run.facts["val"] = as_dict(run.summary.get("likelihood"))
+    run.controls["val"] = {name: _numbers(figures) for name, figures in as_dict(run.summary.get("controls")).items()}
     for verb in ("validate", "test"):
         if not (run.folder / f"{verb}.json").exists():
             continue
         report = _read_json(run, f"{verb}.json")
         run.scored[verb] = _numbers({name: v for name, v in report.items() if name.startswith(("val/", "test/"))})
         inside = {name.removeprefix("likelihood_"): v for name, v in report.items() if name.startswith("likelihood_")}
+        run.controls[verb] = {
+            name: _numbers({key.removeprefix(f"{name}_"): v for key, v in report.items() if key.startswith(f"{name}_")})
+            for name in CONTROLS
+        }
         run.facts[verb] = inside | {key: report[key] for key in ("checkpoint", "images_seen", "n") if key in report}
     for where, figures in {"val": run.last, **run.scored}.items():
         kinds = {kind for name in figures if (kind := kind_of(name))}

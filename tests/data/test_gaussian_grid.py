@@ -12,7 +12,7 @@ from refusals import refusal
 from lightning_gen.cli import main
 from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data import GaussianGrid, ImageDataModule
-from lightning_gen.metrics import MetricSuite, ModeCoverage, ModuleExtractor
+from lightning_gen.metrics import MetricSuite, ModeCoverage, ModuleExtractor, floor
 from lightning_gen.runs import RunFolder
 
 CONFIG = """
@@ -133,8 +133,8 @@ def test_real_points_meet_every_mode_and_are_of_high_quality():
     # 0.9875 by adding up the Gaussian over the rounded points within the circle; standard deviation 0.0016
     assert figures["high_quality_pixels"] == pytest.approx(0.9875, abs=0.006)
     assert figures["high_quality_pixels"] == pytest.approx(1 - np.exp(-4.5), abs=0.008)
-    assert suite.floor()["modes_pixels"] == 25
-    assert suite.floor()["high_quality_pixels"] == pytest.approx(0.9875, abs=0.006)
+    assert floor(suite)["modes_pixels"] == 25
+    assert floor(suite)["high_quality_pixels"] == pytest.approx(0.9875, abs=0.006)
 
 
 def test_a_config_trains_on_the_grid_and_scores_its_modes(tmp_path, capsys):

@@ -10,7 +10,7 @@ from refusals import refusal
 
 from lightning_gen.core.errors import InputError
 from lightning_gen.core.spec import ImageSpec
-from lightning_gen.metrics import ClassCoverage, DigitsExtractor, Extractor, Features, MetricSuite, ModeCoverage
+from lightning_gen.metrics import ClassCoverage, DigitsExtractor, Extractor, Features, MetricSuite, ModeCoverage, floor
 
 SPEC = ImageSpec(1, 1, 2, num_classes=6)
 PLANE = ImageSpec(2, 1, 1)
@@ -103,7 +103,7 @@ def test_class_figures_have_a_floor_and_directions():
     suite, figures = score_classes([0, 0, 1], real, [0, 1, 1], held_out=(held_out, labels))
     p = np.bincount(held_out, minlength=6) / 8
     q = np.bincount(real, minlength=6) / 40
-    assert suite.floor() == pytest.approx(
+    assert floor(suite) == pytest.approx(
         {"classes_first": 6, "class_distance_first": np.abs(p - q).sum() / 2, "label_accuracy_first": 0.75}
     )
     assert suite.higher_is_better(figures) == {
@@ -210,7 +210,7 @@ def test_one_point_is_enough_for_mode_coverage():
 
 def test_mode_figures_have_a_floor_and_directions():
     suite, figures = score_points([[27, 28], [28, 27], [60, 60], [228, 77]])
-    assert figures == suite.floor() == {"modes_pixels": 2, "high_quality_pixels": 0.75}
+    assert figures == floor(suite) == {"modes_pixels": 2, "high_quality_pixels": 0.75}
     assert suite.higher_is_better(figures) == {"modes_pixels": True, "high_quality_pixels": True}
 
 

@@ -1,5 +1,7 @@
 """The pure functions against independent computations: SciPy, NumPy loops, torch-fidelity, torchmetrics."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -14,7 +16,7 @@ from torchmetrics.image.kid import poly_mmd
 
 from lightning_gen.core.errors import InputError
 from lightning_gen.metrics import (
-    copy_share,
+    copy_test,
     density_coverage,
     frechet_distance,
     inception_score,
@@ -250,18 +252,59 @@ def test_kernel_distance_refuses_too_few_images():
 # Memorisation and diversity
 
 
-def test_copy_share_is_a_half_for_fresh_images_and_one_for_copies():
+def test_copy_test_knows_fresh_images_from_copies():
     train, heldout, fresh = normal(400, 6, 0), normal(400, 6, 1), normal(4000, 6, 2)
-    share = float(copy_share(fresh, train, heldout).mean())
-    assert abs(share - 0.5) < 0.05
-    assert float(copy_share(train, train, heldout).mean()) == 1.0
-    assert float(copy_share(train + 0.05 * normal(400, 6, 3), train, heldout).mean()) > 0.99
+    test = copy_test(fresh, train, heldout)
+    assert abs(test.share - 0.5) < 0.05
+    assert abs(test.copied) < 3 * test.deviation
+    assert copy_test(train, train, heldout)[:2] == (1.0, pytest.approx(1.0))
+    assert copy_test(train + 0.05 * normal(400, 6, 3), train, heldout).share > 0.99
 
 
-def test_copy_share_counts_ties_half_and_wants_equal_sides():
-    assert copy_share(torch.zeros(1, 1), torch.ones(1, 1), -torch.ones(1, 1)).tolist() == [0.5]
-    with pytest.raises(InputError, match="equally many"):
-        copy_share(torch.zeros(1, 1), torch.ones(2, 1), torch.ones(1, 1))
+def test_copied_is_the_fraction_of_copies_whatever_part_of_the_training_images_is_compared_with():
+    train, heldout, fresh = normal(2000, 6, 0), normal(200, 6, 1), normal(4000, 6, 2)
+    mixed = torch.cat([fresh[:1400], train[:600]])
+    for part, known in ((train, 1.0), (train[::2], 0.5)):
+        base, test = copy_test(fresh, part, heldout, known), copy_test(mixed, part, heldout, known)
+        assert abs(test.copied - 0.3 - 0.7 * base.copied) < 0.06
+        assert abs(base.copied) < 3 * base.deviation
+
+
+def test_deviation_of_the_copy_test_is_that_over_all_choices_of_the_held_out_images():
+    pool, generated = normal(8, 2, 0).round(), normal(30, 2, 1).round()  # with ties
+    found = []
+    for heldout in combinations(range(8), 3):
+        train = [i for i in range(8) if i not in heldout]
+        found.append(copy_test(generated, pool[train], pool[list(heldout)]))
+    copied = np.array([test.copied for test in found])
+    assert copied.mean() == pytest.approx(0, abs=1e-12)
+    assert [test.deviation for test in found] == pytest.approx([copied.std()] * len(found))
+
+
+def test_the_copy_test_has_the_power_that_it_tells():
+    heldout_count, draws = 60, 300
+    found = {}
+    for fraction in (0.0, None):
+        rejected = []
+        for seed in range(draws):
+            train, heldout, fresh = (normal(n, 3, 10 * seed + i) for i, n in enumerate((300, heldout_count, 400)))
+            detectable = (1.6449 + 0.8416) * copy_test(fresh, train, heldout).deviation
+            copies = round(400 * (detectable if fraction is None else fraction))
+            test = copy_test(torch.cat([fresh[copies:], train[:copies]]), train, heldout)
+            rejected.append(test.copied > 1.6449 * test.deviation)
+        found[fraction] = np.mean(rejected)
+    assert 0.02 < found[0.0] < 0.09
+    assert 0.75 < found[None] < 0.95
+
+
+def test_copy_test_shares_ties_out_and_wants_enough_training_images():
+    tied = copy_test(torch.zeros(1, 1), torch.ones(1, 1), -torch.ones(1, 1))
+    assert tied[:2] == (0.5, 0.0)
+    same = copy_test(torch.zeros(5, 1), torch.zeros(30, 1), torch.zeros(3, 1))
+    assert same == (0.5, pytest.approx(0, abs=1e-12), pytest.approx(0, abs=1e-12))
+    for train, heldout in ((1, 2), (0, 0), (1, 0)):
+        with pytest.raises(InputError, match="at least as many training images"):
+            copy_test(torch.zeros(1, 1), torch.ones(train, 1), torch.ones(heldout, 1))
 
 
 def test_wilson_interval_against_statistics_tables():

@@ -18,6 +18,7 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 
 from lightning_gen.core.errors import InputError
+from lightning_gen.core.randomness import keyed_generator
 from lightning_gen.core.spec import ImageSpec
 from lightning_gen.metrics import (
     CopyShare,
@@ -31,6 +32,9 @@ from lightning_gen.metrics import (
     KernelDistance,
     MetricSuite,
     PrecisionRecall,
+    controls,
+    floor,
+    memoriser,
 )
 from lightning_gen.metrics.base import fixed_permutation
 
@@ -98,6 +102,8 @@ def test_names_say_extractor_reference_and_detail():
         *("fid_projection", "fid_projection_heldout", "is_projection", "is_projection_std"),
         *("precision_projection", "recall_projection", "density_projection", "coverage_projection"),
         *("copy_share_pixels", "copy_share_pixels_low", "copy_share_pixels_high"),
+        *("copy_share_pixels_ceiling", "copied_pixels", "copied_pixels_low", "copied_pixels_high"),
+        "copied_pixels_detectable",
         *("diversity_projection", "vendi_projection"),
         *("kid_projection", "kid_projection_stderr", "kid_projection_subsets", "kid_projection_subsets_std"),
         *("kid_projection_heldout", "kid_projection_heldout_stderr"),
@@ -126,10 +132,31 @@ def test_only_an_extractor_named_inception_gives_plain_names():
 def test_floor_is_the_heldout_part_in_place_of_generated_images():
     suite = make()
     suite.update(images(50, 2), torch.arange(50))
-    figures, floor = suite.compute(), suite.floor()
-    assert floor["fid_projection"] > 0
-    assert all(floor[name] == pytest.approx(figures[name], rel=1e-12) for name in floor)
-    assert not any("heldout" in name or "copy" in name for name in floor)
+    figures, real = suite.compute(), floor(suite)
+    assert real["fid_projection"] > 0
+    assert all(real[name] == pytest.approx(figures[name], rel=1e-12) for name in real if "heldout" not in name)
+    assert not any("cop" in name for name in real)
+    suite.reset()
+    suite.update(images(70, 1), torch.arange(70))
+    assert real["kid_projection_heldout"] == pytest.approx(suite.compute()["kid_projection_heldout"], rel=1e-12)
+    assert controls(suite, 40)["floor"] == real
+
+
+def test_the_memoriser_draws_training_images_again():
+    suite, train = make(), images(70, 1)
+    drawn = torch.randint(70, (60,), generator=keyed_generator(0, "memoriser"))
+    suite.update(train[drawn], torch.arange(60))
+    figures, again = suite.compute(), memoriser(suite, 60)
+    assert again == pytest.approx(figures, rel=1e-9)
+    assert again["copied_pixels"] == pytest.approx(1)
+    assert again["copy_share_pixels_ceiling"] == 0.5 + 50 / 140
+    of_moments = make([FrechetDistance()])
+    assert memoriser(of_moments, 60)["fid_projection"] == pytest.approx(0, abs=1e-9)
+    alone = MetricSuite(Projection(), [FrechetDistance()], cache=False)
+    with pytest.raises(InputError, match="training reference part"):
+        memoriser(alone, 60)
+    alone.set_reference("train", train, SPEC)
+    assert controls(alone, 60) == {}
 
 
 def test_figures_per_class_are_those_of_the_class_alone():
@@ -490,7 +517,7 @@ def test_missing_parts_are_named():
         suite.update(images(5, 1), torch.arange(5))
     suite.set_reference("train", images(50, 1), SPEC)
     with pytest.raises(InputError, match="held-out"):
-        suite.floor()
+        floor(suite)
     for metric, message in ((InceptionScore(1), "gives features only"), (CopyShare(), "'heldout' reference part")):
         suite = MetricSuite(Projection(classes=0), [metric], cache=False)
         suite.set_reference("train", images(50, 1), SPEC)

@@ -64,6 +64,10 @@ def make_run(make_grid):
             "images_seen": seen[-1],
             "seconds": 10.0 * evaluations * (1 + seed % 3),
             "parameters": {"generator": 1000 * (1 + seed % 4), "discriminator": 500},
+            "controls": {
+                "floor": {"val/fid_digits_heldout": 1.46},
+                "memoriser": {"val/fid_digits_heldout": 1.34, "val/copy_share_pixels": 0.6},
+            },
             "seed": seed,
             "host": "elsewhere",
             "command": ["/usr/bin/lightning", "fit", "--config", "configs/gan/some.yaml"],

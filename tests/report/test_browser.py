@@ -420,6 +420,14 @@ def test_a_watched_page_follows_the_runs_and_keeps_its_state(visit, make_run, tm
     assert page.locator("#live").is_hidden()
 
 
+def test_what_real_images_score_stands_below_the_runs(visit):
+    page = visit()
+    rows = page.eval_on_selector_all("#board tfoot tr", "all => all.map((row) => row.textContent)")
+    assert [row[:5] for row in rows] == ["floor", "memor"]
+    assert "1.46" in rows[0]
+    assert "1.34" in rows[1]
+
+
 def test_everything_can_be_done_with_the_keyboard(visit):
     page = visit()
 

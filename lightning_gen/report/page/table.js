@@ -317,7 +317,8 @@ function renderBoard() {
         {},
         runs.map((run) => bodyRow(run, columns, winners, plotted.get(run.id), ticked.has(run.id))),
         runs.length ? null : h("tr", {}, h("td", { class: "empty", colspan: columns.length + 2 }, "No run matches the filter."))
-      )
+      ),
+      h("tfoot", {}, controls(runs).map((control) => controlRow(control, columns)))
     )
   );
   const filtered = runs.length < RUNS.length ? `${whole(runs.length)} of ${plural(RUNS.length, "run")}` : plural(RUNS.length, "run");
@@ -330,7 +331,7 @@ function renderBoard() {
       ? `; the first ${FIRST} are in the plots, until you tick others`
       : "";
   show($("count"), filtered, runs.length ? picked : "");
-  renderNotes(columns);
+  renderNotes(columns, runs);
 }
 
 function groupRow(columns) {
@@ -389,6 +390,53 @@ function headRow(columns, wanted, runs) {
     );
   };
   return h("tr", { class: "heads" }, h("td", { class: "stuck pick" }, box), head(NAME_COLUMN, -1), columns.map(head));
+}
+
+const CONTROLS = {
+  floor: "real held-out images in place of samples",
+  memoriser: "training images drawn again: the ceiling of copying",
+};
+
+// What real images score, for each data set of the runs shown; null where runs of it disagree, as with other n.
+function controls(runs) {
+  const found = new Map();
+  for (const run of runs) {
+    for (const [source, byControl] of Object.entries(run.controls)) {
+      for (const [name, figures] of Object.entries(byControl)) {
+        const key = `${run.data} ${name}`;
+        if (!found.has(key)) found.set(key, { name, data: run.data, values: {} });
+        const values = found.get(key).values;
+        for (const [figure, value] of Object.entries(figures)) {
+          const place = `${source} ${figure}`;
+          values[place] = values[place] === undefined || values[place] === value ? value : null;
+        }
+      }
+    }
+  }
+  return [...found.values()].filter((control) => Object.keys(control.values).length);
+}
+
+function controlRow(control, columns) {
+  const several = unique(RUNS.map((run) => run.data).filter(Boolean)).length > 1;
+  return h(
+    "tr",
+    { "data-control": control.name },
+    h("td", { class: "stuck pick" }),
+    h(
+      "th",
+      { scope: "row", class: "stuck name", title: CONTROLS[control.name] || "" },
+      control.name,
+      several ? h("div", { class: "path" }, control.data) : null
+    ),
+    columns.map((column, i) => {
+      const value = control.values[`${column.source} ${column.name}`];
+      return h(
+        "td",
+        { class: [column.numeric ? "number" : "", starts(columns, i) ? "edge" : ""].join(" ") },
+        value === undefined || value === null ? "" : number(value)
+      );
+    })
+  );
 }
 
 const starts = (columns, i) => i >= 0 && (i === 0 || columns[i].source !== columns[i - 1].source);
@@ -460,7 +508,7 @@ function bestCells(runs, columns) {
   return found;
 }
 
-function renderNotes(columns) {
+function renderNotes(columns, runs) {
   const kinds = unique(columns.map((column) => column.kind).filter(Boolean));
   const several = unique(RUNS.map((run) => run.data).filter(Boolean)).length > 1;
   const best = state.mode === "best" && columns.some((column) => column.source === "val");
@@ -474,6 +522,9 @@ function renderNotes(columns) {
         several ? "Bold is the best of its column among the runs shown on the same data." : "Bold is the best of its column among the runs shown.",
         best ? "Best values are of each figure by itself, maybe at different moments of training." : "",
         extractors ? "Distances in the features of different extractors stand in different columns and do not compare." : "",
+        runs.some((run) => Object.keys((run.controls.val || {}).memoriser || {}).length)
+          ? "Below the runs: the floor, real held-out images in place of samples, and a memoriser, training images drawn again."
+          : "",
         kinds.length ? "Bits per dimension compare within one kind, one data set and one number of levels only." : "",
       ]
         .filter(Boolean)

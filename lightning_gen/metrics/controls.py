@@ -1,0 +1,51 @@
+"""What real images score in place of generated ones: the figures that a model's own are to be read beside."""
+
+import torch
+
+from lightning_gen.core import InputError
+from lightning_gen.core.randomness import keyed_generator
+from lightning_gen.metrics.base import HELD_OUT, TRAIN
+from lightning_gen.metrics.suite import MetricSuite
+
+
+def floor(suite: MetricSuite) -> dict[str, float]:
+    """Return figures of the held-out part against the training part: what perfect samples of that n would score.
+
+    What compares with the held-out part is of the training part in place of samples.
+
+    Raises:
+        InputError: where a part was not set.
+    """
+    if HELD_OUT not in suite.references:
+        raise InputError("metrics: the floor needs a held-out reference part, which was not set")
+    found: dict[str, float] = {}
+    for metric in suite.metrics:
+        if metric.has_floor:
+            for part in (HELD_OUT, TRAIN) if HELD_OUT in metric.against else (HELD_OUT,):
+                figures = suite.named(metric, suite.references[part])
+                found |= {k: v for k, v in figures.items() if (HELD_OUT in k.split("_")) == (part == TRAIN)}
+    return found
+
+
+def memoriser(suite: MetricSuite, n: int) -> dict[str, float]:
+    """Return figures of a model that knows its training images by heart: n of them drawn again, with replacement.
+
+    They are always the same. Where only moments of features were kept, figures of moments are of the whole part.
+
+    Raises:
+        InputError: where a part was not set, or n is too small for a metric.
+    """
+    train = suite.references.get(TRAIN)
+    if train is None:
+        raise InputError("metrics: the memoriser needs a training reference part, which was not set")
+    drawn = train.select(torch.randint(train.count, (n,), generator=keyed_generator(0, "memoriser")))
+    if drawn.features is None:
+        drawn.moments = train.moments
+    return {name: value for metric in suite.metrics for name, value in suite.named(metric, drawn).items()}
+
+
+def controls(suite: MetricSuite, n: int) -> dict[str, dict[str, float]]:
+    """Return :func:`floor` and :func:`memoriser` of n images by these names; nothing without a held-out part."""
+    if HELD_OUT not in suite.references:
+        return {}
+    return {"floor": floor(suite), "memoriser": memoriser(suite, n)}
