@@ -63,12 +63,14 @@ class ImageFolder(Source):
         cache: where decoded images live: "memory", "disk" (a memory-mapped file under ``~/.cache/lightning_gen``, see
             ``LIGHTNING_GEN_CACHE``, that the next run finds again), or "auto": memory up to 2 GiB for all parts.
         split_seed: seed of the split.
+        class_names: names of the class folders in the order of their numbers, for a folder that has these and no
+            others; None takes those that are there. A run's config and checkpoints have them.
 
     Raises:
         InputError: naming file or folder and remedy. At construction: ``root`` missing or without images, a class
             without images, images beside class folders, ``size`` not given, classes that differ between the split
-            folders, a part or a class that the split leaves without images. On loading: a broken image, one of other
-            channels than the first, or a transparent one.
+            folders or from ``class_names``, a part or a class that the split leaves without images. On loading: a
+            broken image, one of other channels than the first, or a transparent one.
     """
 
     name = "folder"
@@ -83,6 +85,7 @@ class ImageFolder(Source):
         on_error: Literal["raise", "skip"] = "raise",
         cache: Literal["auto", "memory", "disk"] = "auto",
         split_seed: int = 0,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         if size is None:
             raise InputError("ImageFolder.size is not given: give the size to bring images to, such as 64 or [48, 64]")
@@ -102,7 +105,10 @@ class ImageFolder(Source):
         self.split_seed = split_seed
         self.skipped: dict[str, int] = {}
         self._base = Path(self.root)
-        self.classes, self._files = _scan(self._base, labels, split_seed)
+        if class_names and not labels:
+            raise InputError("ImageFolder.class_names: labels is false, so there are no classes: leave one of them out")
+        self.classes, self._files = _scan(self._base, labels, class_names, split_seed)
+        self.class_names = list(self.classes) or None
         self._decoder = Decoder(
             channels or self._channels_of_first(), height, width, convert=channels is not None, background=background
         )
@@ -192,21 +198,24 @@ class _File(NamedTuple):
     label: int
 
 
-def _scan(root: Path, labels: bool, split_seed: int) -> tuple[tuple[str, ...], dict[str, list[_File]]]:
+_Found = tuple[tuple[str, ...], dict[str, list[_File]]]
+
+
+def _scan(root: Path, labels: bool, names: Sequence[str] | None, split_seed: int) -> _Found:
     """Return the names of the classes and the files of each part."""
     if not root.is_dir():
         problem = "is a file, not a folder" if root.exists() else "no such folder"
         raise InputError(f"ImageFolder.root: {root}: {problem}: give the folder that holds the images")
     try:
-        return _scan_existing(root, labels, split_seed)
+        return _scan_existing(root, labels, names, split_seed)
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror}): check its permissions") from error
 
 
-def _scan_existing(root: Path, labels: bool, split_seed: int) -> tuple[tuple[str, ...], dict[str, list[_File]]]:
+def _scan_existing(root: Path, labels: bool, names: Sequence[str] | None, split_seed: int) -> _Found:
     images, folders = _entries(root)
     if not any(folder.lower() in SPLIT_LIKE for folder in folders):
-        classes, files = _files_of(root, root, labels)
+        classes, files = _files_of(root, root, labels, names)
         return classes, _with_split({"train": files}, root, split_seed)
     others = [folder + "/" for folder in folders if folder not in PARTS] + images
     if others or "train" not in folders:
@@ -215,7 +224,7 @@ def _scan_existing(root: Path, labels: bool, split_seed: int) -> tuple[tuple[str
     files, classes = {}, {}
     for part in PARTS:
         if part in folders:
-            classes[part], files[part] = _files_of(root / part, root, labels)
+            classes[part], files[part] = _files_of(root / part, root, labels, names)
     for part in files:
         if classes[part] != classes["train"]:
             different = sorted(set(classes[part]) ^ set(classes["train"]))[0]
@@ -226,23 +235,33 @@ def _scan_existing(root: Path, labels: bool, split_seed: int) -> tuple[tuple[str
     return classes["train"], _with_split(files, root, split_seed)
 
 
-def _files_of(folder: Path, root: Path, labels: bool) -> tuple[tuple[str, ...], list[_File]]:
+def _files_of(
+    folder: Path, root: Path, labels: bool, names: Sequence[str] | None
+) -> tuple[tuple[str, ...], list[_File]]:
     images, folders = _entries(folder)
+    if names:
+        if different := Counter(folders) - Counter(names) or Counter(names) - Counter(folders):
+            name = min(different, key=natural_order)
+            problem = (
+                "is not among the class names: move it" if name in folders else "is one of the class names: add it"
+            )
+            raise InputError(f"{folder}: {name}/ {problem}, or give other class_names")
+        folders = list(names)
     if not folders or not labels:
-        names = images_below(folder, root)
-        if not names:
+        found = images_below(folder, root)
+        if not found:
             raise InputError(f"{folder}: holds no images ({' '.join(SUFFIXES)}): put some there")
-        return (), [_File(name, 0) for name in names]
+        return (), [_File(name, 0) for name in found]
     if images:
         raise InputError(
             f"{folder}: has images ({images[0]}) beside class folders ({folders[0]}/): move them, or give labels: false"
         )
     files = []
     for label, name in enumerate(folders):
-        names = images_below(folder / name, root)
-        if not names:
+        found = images_below(folder / name, root)
+        if not found:
             raise InputError(f"{folder / name}: a class without images: fill or remove it, or give labels: false")
-        files += [_File(name, label) for name in names]
+        files += [_File(name, label) for name in found]
     return tuple(folders), files
 
 

@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 from refusals import refusal
 
+from lightning_gen.core import build, describe
 from lightning_gen.core.errors import InputError
 from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data import ImageFolder, Source
@@ -138,6 +139,30 @@ def test_class_folders_give_labels(tmp_path):
     plain = ImageFolder(str(tmp_path / "in"), 8, labels=False)
     assert plain.spec.num_classes == 0
     assert [numbers(plain, part) for part in plain.parts] == [numbers(source, part) for part in source.parts]
+
+
+def test_class_names_fix_the_numbers_of_the_classes(tmp_path):
+    for name in ("2", "10", "cat"):
+        numbered(tmp_path / name, 20)
+    found = ImageFolder(str(tmp_path), 8)
+    assert found.class_names == ["2", "10", "cat"]
+    assert build(describe(found), Source).classes == found.classes  # as a checkpoint has them
+    turned = ImageFolder(tmp_path, 8, class_names=["cat", "2", "10"])
+    assert turned.classes == ("cat", "2", "10")
+    for part in turned.parts:
+        order = np.argsort(turned.read(part).labels, kind="stable")
+        kept = np.array([2, 0, 1])[turned.read(part).labels[order]]  # as the natural order has them
+        assert sorted(kept) == found.read(part).labels.tolist()
+    (tmp_path / "new").mkdir()
+    for names, message in (
+        (["2", "10", "cat"], "new/ is not among the class names: move it, or give other class_names"),
+        (["2", "10", "cat", "new", "old"], "old/ is one of the class names: add it"),
+        (["2", "10", "cat", "new", "new"], "new/ is"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ImageFolder(tmp_path, 8, class_names=names)
+    with pytest.raises(InputError, match="class_names: labels is false"):
+        ImageFolder(tmp_path, 8, labels=False, class_names=["2"])
 
 
 def test_split_folders(tmp_path):
