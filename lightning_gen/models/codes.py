@@ -47,15 +47,15 @@ class Codes(Source):
         self.root = root
         self.trust = tuple(trust)
         self.fingerprint_of_codes = fingerprint_of_codes
-        model, checkpoint = self._open()
+        model, stored = self._open()
         self.fingerprint_of_codes = model.fingerprint()
         self.spec = model.code_spec
-        data = load_data(checkpoint, self.trust, root)
-        if not isinstance(data, ImageDataModule):
+        self.data = load_data(stored, self.trust, root)
+        if not isinstance(self.data, ImageDataModule):
             raise InputError(
-                f"Codes.checkpoint: {checkpoint} was trained on a {type(data).__name__}, which has no parts"
+                f"Codes.checkpoint: {checkpoint} was trained on a {type(self.data).__name__}, which has no parts"
             )
-        self.images = data.source
+        self.images = self.data.source
         self.parts = self.images.parts
         self.classes = self.images.classes
 
@@ -77,7 +77,7 @@ class Codes(Source):
 
     def read(self, part: str) -> Images:
         """Encode the images of ``part``."""
-        levels, labels = self.images.load(part)
+        levels, labels = self.data.images(part)  # not those that the model was trained on, where they are held out
         model = self._open()[0].to("cuda" if torch.cuda.is_available() else "cpu")
         grids = np.empty((len(levels), *self.spec.shape), self.spec.array_dtype)
         for first in range(0, len(levels), IMAGES_AT_ONCE):

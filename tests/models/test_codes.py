@@ -103,3 +103,15 @@ def test_what_has_no_codes_is_refused_in_one_line(tmp_path, quiet_trainer, make_
     bare = store(tmp_path / "bare.ckpt", quiet_trainer, VectorQuantizer, data=False)
     with pytest.raises(InputError, match="does not say on which data its model was trained"):
         Codes(bare)
+
+
+def test_codes_of_held_out_images_that_were_trained_on_are_refused(checkpoint, tmp_path):
+    stored = torch.load(checkpoint, weights_only=True)
+    held_out = torch.from_numpy(Digits().hashes("val")[:3].view(np.int64))
+    trained_on = stored["ImageDataModule"]["trained_on"]
+    stored["ImageDataModule"]["trained_on"] = torch.cat([trained_on, held_out]).sort().values
+    torch.save(stored, tmp_path / "vq.ckpt")
+    source = Codes(str(tmp_path / "vq.ckpt"))
+    assert len(source.load("train").levels) == 1097
+    with pytest.raises(InputError, match=r"was trained on 3 of the 200 images of the val part"):
+        source.load("val")
