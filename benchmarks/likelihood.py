@@ -70,12 +70,12 @@ from digits import (
 
 from lightning_gen import cli
 from lightning_gen.bijections import UniformDequantizer
-from lightning_gen.callbacks.evaluation import score_likelihood
 from lightning_gen.core.errors import InputError
 from lightning_gen.core.protocols import HasLikelihood
 from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data import Digits, Images
 from lightning_gen.distributions import DiscretizedGaussian
+from lightning_gen.evaluation import score_likelihood
 from lightning_gen.metrics import BitsPerDimension, bits_per_dimension
 from lightning_gen.metrics.likelihood import figure_of
 from lightning_gen.models import (

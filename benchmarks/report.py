@@ -35,7 +35,7 @@ from lightning_gen.report import Report
 
 SECONDS, BYTES = 10.0, 15_000_000
 FIGURES = ("fid_digits", "fid_digits_heldout", "is_digits", "precision_digits", "recall_digits", "copy_share_pixels")
-SIDE, FACTOR, BORDER = 8, 6, 2  # of the images in a grid, as callbacks/grid.py enlarges them
+SIDE, FACTOR, BORDER = 8, 6, 2  # of the images in a grid, as evaluation/pictures.py enlarges them
 
 
 def make_runs(root: Path, runs: int, rows: int, columns: int, grids: int, seed: int) -> None:

@@ -61,10 +61,10 @@ from digits import (
 from likelihood import bits, of_samples
 
 from lightning_gen.callbacks import Diagnostics
-from lightning_gen.callbacks.evaluation import choose_images
 from lightning_gen.core.errors import InputError
 from lightning_gen.core.protocols import HasImportanceSamples, HasLikelihood
 from lightning_gen.data import Digits, FashionMNIST, Images
+from lightning_gen.evaluation import choose_images
 from lightning_gen.metrics import DigitsExtractor, FashionMNISTExtractor
 from lightning_gen.metrics.likelihood import figure_of
 from lightning_gen.models import GenerativeModule

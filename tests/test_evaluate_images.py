@@ -10,13 +10,12 @@ from PIL import Image
 from refusals import refused
 
 import lightning_gen.commands.evaluate as evaluate
-from lightning_gen.callbacks.evaluation import choose_images
-from lightning_gen.callbacks.grid import to_pixels
 from lightning_gen.cli import main
 from lightning_gen.core.errors import InputError
 from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data import Digits, FashionMNIST, ImageFolder
 from lightning_gen.data.images import read_images
+from lightning_gen.evaluation import choose_images, to_pixels
 from lightning_gen.metrics import (
     ClassCoverage,
     CopyShare,

@@ -25,6 +25,7 @@ ORDER = (
     ("data",),
     ("steps",),
     ("models",),
+    ("evaluation",),
     ("sweeps", "report"),
     ("callbacks",),
     ("commands",),

@@ -11,11 +11,11 @@ from refusals import refused
 from torch.optim import SGD
 
 import lightning_gen
-from lightning_gen.callbacks.grid import grid_picture, to_pixels
 from lightning_gen.cli import main
 from lightning_gen.core.randomness import keyed_generator
 from lightning_gen.core.spec import ImageSpec
 from lightning_gen.distributions import FlowPrior, MixturePrior, StandardNormal
+from lightning_gen.evaluation import grid_picture, to_pixels
 from lightning_gen.models import GAN, VAE, Classifier, GenerativeModule
 from lightning_gen.networks import MLPDecoder, MLPDiscriminator, MLPEncoder, MLPGenerator
 from lightning_gen.networks.classifier import SmallClassifier

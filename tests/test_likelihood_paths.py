@@ -14,14 +14,14 @@ from jsonargparse import Namespace
 from PIL import Image
 from refusals import refused
 
-from lightning_gen.callbacks.evaluation import choose_images, score_likelihood
 from lightning_gen.cli import main
 from lightning_gen.commands.likelihood import LikelihoodScore
-from lightning_gen.commands.plots import colours, heat_picture, histogram_picture, ticks
 from lightning_gen.core.errors import InputError
 from lightning_gen.core.protocols import Likelihood
 from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data import Digits, Images
+from lightning_gen.evaluation import choose_images, score_likelihood
+from lightning_gen.evaluation.plots import colours, heat_picture, histogram_picture, ticks
 from lightning_gen.metrics import BitsPerDimension
 from lightning_gen.models import GenerativeModule
 from lightning_gen.runs import RunFolder, read_metrics

@@ -6,211 +6,40 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from PIL import Image
-from torch import Tensor
 
-from lightning_gen.callbacks.grid import WritesPictures, picture, to_pixels
+from lightning_gen.callbacks.grid import WritesPictures
 from lightning_gen.callbacks.interval import Interval
 from lightning_gen.core import (
     Classifies,
     HasLikelihood,
-    ImageSpec,
     InputError,
     ProgressLine,
-    Ranks,
     Unavailable,
     check,
     check_at_least,
     describe,
-    evaluating,
-    heeded_labels,
-    keyed_generator,
-    watched,
     watching,
 )
 from lightning_gen.data import ImageDataModule, Images
-from lightning_gen.metrics import BitsPerDimension, Extractor, FeatureMetric, MetricSuite, controls, neighbour_picture
-from lightning_gen.metrics.base import TRAIN, is_of_one_class
-from lightning_gen.metrics.distances import nearest
+from lightning_gen.evaluation import (
+    check_data,
+    check_enough,
+    choose_images,
+    draw_samples,
+    neighbour_sheet,
+    sample_labels,
+    score_classes,
+    score_likelihood,
+    set_references,
+)
+from lightning_gen.metrics import BitsPerDimension, Extractor, FeatureMetric, MetricSuite, controls
+from lightning_gen.metrics.base import is_of_one_class
 from lightning_gen.metrics.likelihood import figure_of
-from lightning_gen.models.base import GenerativeModule, ImageModule
+from lightning_gen.models.base import GenerativeModule
 from lightning_gen.models.reporting import report
-
-
-def draw_samples(
-    model: GenerativeModule,
-    suite: MetricSuite,
-    n: int,
-    batch_size: int,
-    seed: int,
-    labels: Tensor | None = None,
-    rank: int = 0,
-    world_size: int = 1,
-) -> Tensor | None:
-    """Draw ``n`` samples over all ranks, feed them to the suite, and return the first chunk's (on its rank, the first).
-
-    Chunk c of ``batch_size`` samples is drawn from a generator keyed on (seed, c), whichever rank draws it, so the
-    samples do not depend on the number of ranks.
-
-    Args:
-        model: what draws.
-        suite: what scores.
-        n: samples over all ranks.
-        batch_size: samples drawn at once.
-        seed: of the samples.
-        labels: classes (n,) to draw, see :func:`sample_labels`; None for a model without classes.
-        rank: this process.
-        world_size: number of processes.
-    """
-    first = None
-    for chunk in watched(range(rank, -(-n // batch_size), world_size)):
-        index = torch.arange(chunk * batch_size, min(n, (chunk + 1) * batch_size), device=model.device)
-        own = None if labels is None else labels.to(model.device)[index]
-        levels = model.sample(len(index), own, generator=keyed_generator(seed, "evaluation", chunk))
-        suite.update(levels, index, own)
-        first = levels if chunk == 0 else first
-    return first
-
-
-def sample_labels(model: GenerativeModule, data: ImageDataModule, n: int) -> Tensor | None:
-    """Return classes (n,) that occur as often as among the training images, or None for a model without classes.
-
-    Distances to the training part mean something only where the classes are mixed as they are there.
-    """
-    if not model.conditional:
-        return None
-    labels = torch.as_tensor(data.images("train").labels)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    return labels[order.repeat(-(-n // len(labels)))[:n]]
-
-
-def choose_images(count: int, n: int | None) -> Tensor:
-    """Return the places of ``n`` of ``count`` images, sorted and always the same; None or more than there are: all."""
-    if n is None or n >= count:
-        return torch.arange(count)
-    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:n].sort().values
-
-
-def score_likelihood(
-    model: HasLikelihood,
-    metric: BitsPerDimension,
-    images: Images,
-    places: Tensor,
-    batch_size: int,
-    seed: int,
-    rank: int = 0,
-    world_size: int = 1,
-) -> Tensor:
-    """Feed the likelihoods of images to ``metric`` and return those of this rank's, float64 nats (B,), in order.
-
-    Noise for chunk c of ``batch_size`` images is keyed on (seed, c), whichever rank has it, so the same images have the
-    same figure every time.
-
-    Args:
-        model: what gives likelihoods; a class-conditional one is given the images' labels.
-        metric: what sums them.
-        images: all images of a part.
-        places: those to score.
-        batch_size: images at once.
-        seed: of noise, where the model needs any.
-        rank: this process.
-        world_size: number of processes.
-
-    Raises:
-        InputError: for a model that gives anything but one likelihood for each image.
-    """
-    chunks = list(enumerate(places.split(batch_size)))[rank::world_size]
-    found = []
-    for chunk, rows in watched(chunks):
-        levels, labels = tensors(model, images, rows)
-        with evaluating(model):
-            generator = keyed_generator(seed, "likelihood", chunk)
-            nats, kind, num_samples = model.likelihood(levels, labels, generator=generator)
-        if nats.shape != (len(rows),):
-            raise InputError(
-                f"{type(model).__name__}.likelihood gave nats {tuple(nats.shape)} for {len(rows)} images: it must give "
-                "one number for each"
-            )
-        metric.update(nats, kind, num_samples)
-        found.append(nats.to("cpu", torch.float64))
-    return torch.cat(found) if found else torch.empty(0, dtype=torch.float64)
-
-
-def tensors(model: ImageModule, images: Images, places: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return the images at these places on the model's device, with the labels that it heeds."""
-    rows = places.numpy()
-    labels = None if images.labels is None else torch.from_numpy(images.labels[rows])
-    return torch.from_numpy(images.levels[rows]).to(model.device), heeded_labels(model, labels, len(rows))
-
-
-def score_classes(model: Classifies, images: Images, places: Tensor, batch_size: int, ranks: Ranks) -> float:
-    """Return the share of labelled images at these places that a model recognises as what they are, over all ranks."""
-    right = torch.zeros((), dtype=torch.int64, device=model.device)
-    for rows in watched(places[ranks.rank :: ranks.count].split(batch_size)):
-        levels, labels = torch.from_numpy(images.levels[rows.numpy()]), torch.from_numpy(images.labels[rows.numpy()])
-        right += (model.classify(levels.to(model.device)).argmax(1) == labels.to(model.device)).sum()
-    return int(ranks.sum(right)) / len(places)
-
-
-def neighbour_sheet(
-    suite: MetricSuite, generated: Tensor, real: np.ndarray, spec: ImageSpec, rows: int = 16, smallest: int = 32
-) -> Image.Image:
-    """Return a picture of generated images, each beside its 5 nearest training images by the extractor's features.
-
-    Args:
-        suite: with the training part's features kept.
-        generated: levels (N, C, H, W), of which the first ``rows`` are shown.
-        real: levels of the training part.
-        spec: what both are.
-        rows: most images to show.
-        smallest: shortest side of an image on the picture, in pixels.
-    """
-    features, reference = suite.extract(generated[:rows]).features, suite.references[TRAIN].rows()
-    k = min(5, len(reference))
-    chosen = np.unique(nearest(features, reference, k)[1].cpu().numpy())
-    factor = max(1, -(-smallest // min(spec.height, spec.width)))
-
-    def tiles(levels: Tensor) -> Tensor:
-        pixels = torch.from_numpy(to_pixels(levels, spec)).permute(0, 3, 1, 2)
-        return pixels.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-
-    beside = torch.from_numpy(np.array(real[chosen]))
-    chosen_features = reference[torch.from_numpy(chosen).to(reference.device)]
-    sheet = neighbour_picture(
-        tiles(generated[:rows]), tiles(beside), features, chosen_features, k, border=max(1, factor // 3)
-    )
-    return picture(sheet.permute(1, 2, 0).numpy())
-
-
-def set_references(suite: MetricSuite, data: ImageDataModule, held_out: str) -> None:
-    """Make the training part and the held-out part of ``data`` the references of ``suite``."""
-    check_data(data)
-    for name, part in {"train": "train", "heldout": held_out}.items():
-        images = data.images(part)
-        labels = None if images.labels is None else torch.as_tensor(images.labels)
-        suite.set_reference(name, images.levels, data.spec, data.source.fingerprint(part), labels)
-
-
-def check_data(data: Any) -> None:
-    """Raise InputError for data that give no reference images."""
-    if not isinstance(data, ImageDataModule):
-        raise InputError(
-            f"samples are scored against an ImageDataModule's images, and the data are {type(data).__name__}: "
-            "give your images as a Source to ImageDataModule, or remove evaluation.extractor and evaluation.metrics"
-        )
-
-
-def check_enough(data: ImageDataModule, part: str) -> None:
-    """Raise InputError where a part has too few images to compare samples with: said before training, not after it."""
-    if (count := len(data.images(part).levels)) < 2:
-        raise InputError(
-            f"samples are compared with the {part} part, and images of it there are {count}: give more images, or set "
-            "evaluation.extractor and evaluation.metrics to null"
-        )
 
 
 class GenerativeEvaluation(WritesPictures, Callback):

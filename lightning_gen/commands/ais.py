@@ -12,7 +12,6 @@ from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 from torch import Tensor
 
-from lightning_gen.callbacks.evaluation import choose_images, tensors
 from lightning_gen.commands.common import add_model_options, load_generator, print_figures, split_sampler_options
 from lightning_gen.commands.likelihood import check_images, meaning
 from lightning_gen.commands.messages import CommandParser
@@ -28,6 +27,7 @@ from lightning_gen.core import (
     write_json,
 )
 from lightning_gen.data import ImageDataModule, Images
+from lightning_gen.evaluation import choose_images, tensors
 from lightning_gen.metrics import BitsPerDimension, bits_per_dimension
 from lightning_gen.models import GenerativeModule
 from lightning_gen.models.checkpoint import load_data

@@ -18,14 +18,6 @@ from torch import Tensor
 
 import lightning_gen.data as sources
 import lightning_gen.metrics as metrics
-from lightning_gen.callbacks.evaluation import (
-    choose_images,
-    draw_samples,
-    neighbour_sheet,
-    sample_labels,
-    set_references,
-)
-from lightning_gen.callbacks.grid import save_png
 from lightning_gen.commands.common import (
     add_model_options,
     find_device,
@@ -56,6 +48,14 @@ from lightning_gen.data import Images, Source
 from lightning_gen.data.decode import Remedies
 from lightning_gen.data.images import ARRAYS, class_folders, read_images
 from lightning_gen.data.source import ContentHash
+from lightning_gen.evaluation import (
+    choose_images,
+    draw_samples,
+    neighbour_sheet,
+    sample_labels,
+    save_png,
+    set_references,
+)
 from lightning_gen.metrics import Extractor, FeatureMetric, FrechetDistance, InceptionExtractor, MetricSuite
 from lightning_gen.metrics.base import HELD_OUT, TRAIN
 from lightning_gen.models import GenerativeModule

@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from jsonargparse.typing import PositiveInt
 
-from lightning_gen.callbacks.grid import grid_picture, save_png
 from lightning_gen.commands.common import add_model_options, load_generator, split_sampler_options
 from lightning_gen.commands.messages import CommandParser
+from lightning_gen.commands.sample import choose_labels
 from lightning_gen.core import Decodes, InputError, check_file, evaluating, heeded_labels, keyed_generator
+from lightning_gen.evaluation import grid_picture, save_png
 from lightning_gen.models.checkpoint import class_names
 from lightning_gen.samplers import interpolate
 
@@ -40,8 +41,6 @@ def run(args: Sequence[str]) -> None:
     model, checkpoint = load_generator(options, sampler_options)
     if not isinstance(model, Decodes) or model.latents == "discrete":
         raise InputError(f"{type(model).__name__} draws its images without latents: there is nothing to interpolate")
-    from lightning_gen.commands.sample import choose_labels
-
     labels = choose_labels(model, options.rows, options.labels, class_names(checkpoint))
     of_ends = heeded_labels(model, None if labels is None else labels.repeat_interleave(2), 2 * options.rows)
     with evaluating(model):

@@ -10,9 +10,6 @@ import numpy as np
 import torch
 from jsonargparse import Namespace
 
-from lightning_gen.callbacks.evaluation import choose_images, score_likelihood, tensors
-from lightning_gen.callbacks.grid import save_png
-from lightning_gen.commands.plots import heat_picture, histogram_picture, reliability_picture
 from lightning_gen.core import (
     HasLikelihood,
     InputError,
@@ -24,6 +21,8 @@ from lightning_gen.core import (
     watching,
 )
 from lightning_gen.data import ImageDataModule, Images
+from lightning_gen.evaluation import choose_images, save_png, score_likelihood, tensors
+from lightning_gen.evaluation.plots import heat_picture, histogram_picture, reliability_picture
 from lightning_gen.metrics import BitsPerDimension, Calibration, bits_per_dimension
 from lightning_gen.metrics.likelihood import figure_of
 from lightning_gen.models import GenerativeModule

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from jsonargparse.typing import PositiveInt
 
-from lightning_gen.callbacks.grid import grid_picture, picture, save_png, to_pixels
 from lightning_gen.commands.common import (
     add_model_options,
     load_generator,
     split_sampler_options,
 )
 from lightning_gen.commands.messages import CommandParser
-from lightning_gen.core import InputError, ProgressLine, check_file, keyed_generator, watched, watching
+from lightning_gen.core import InputError, check_file
+from lightning_gen.evaluation import draw, grid_picture, picture, save_png, to_pixels
 from lightning_gen.models import GenerativeModule
 from lightning_gen.models.checkpoint import class_names
 
@@ -89,16 +89,6 @@ def choose_labels(
             raise InputError(f"--labels {item}: " + (f"did you mean {near[0]!r}?" if near else f"classes are {there}"))
     classes = [known[str(item)] for item in wanted] if wanted else range(count)
     return torch.tensor(list(classes)).repeat(-(-n // len(classes)))[:n]
-
-
-def draw(model: GenerativeModule, n: int, labels: torch.Tensor | None, batch_size: int, seed: int) -> torch.Tensor:
-    """Return levels (n, C, H, W) on the CPU."""
-    generator, batches = keyed_generator(seed, "sample"), []
-    with watching(ProgressLine(f"drawing {n:,} images")):
-        for rows in watched(torch.arange(n).split(batch_size)):
-            own = None if labels is None else labels[rows].to(model.device)
-            batches.append(model.sample(len(rows), own, generator=generator).cpu())
-    return torch.cat(batches)
 
 
 def write_samples(levels: torch.Tensor, labels: torch.Tensor | None, model: GenerativeModule, out: Path) -> None:

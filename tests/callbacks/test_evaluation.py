@@ -12,13 +12,12 @@ import torch
 from PIL import Image
 
 import lightning_gen
-from lightning_gen.callbacks.evaluation import draw_samples, neighbour_sheet, sample_labels
-from lightning_gen.callbacks.grid import to_pixels
 from lightning_gen.cli import main
 from lightning_gen.core.errors import Unavailable
 from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data import Digits, ImageDataModule
 from lightning_gen.data.source import Images, Source
+from lightning_gen.evaluation import draw_samples, neighbour_sheet, sample_labels, to_pixels
 from lightning_gen.metrics import DigitsExtractor, FrechetDistance, MetricSuite
 from lightning_gen.models import GenerativeModule, ImageModule
 from lightning_gen.runs import RunFolder, read_metrics

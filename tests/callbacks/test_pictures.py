@@ -12,13 +12,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_gen.callbacks import HeldOutPictures
 from lightning_gen.callbacks.dashboards import evaluation_pictures
-from lightning_gen.callbacks.evaluation import choose_images
-from lightning_gen.callbacks.pictures import choose_pairs, interpolations, reconstructions
 from lightning_gen.cli import main
 from lightning_gen.commands.animate import find_grids as grids_to_animate
 from lightning_gen.core.errors import InputError, Unavailable
 from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data import ImageDataModule, Images, Source
+from lightning_gen.evaluation import choose_images
+from lightning_gen.evaluation.held_out import choose_pairs, interpolations, reconstructions
 from lightning_gen.models import GenerativeModule
 from lightning_gen.report.pictures import find_grids as grids_to_report
 from lightning_gen.runs import RunFolder

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightning_gen.callbacks.grid import grid_picture
 from lightning_gen.core.spec import ImageSpec
+from lightning_gen.evaluation import grid_picture
 from lightning_gen.report.pictures import LARGEST, find_grids, find_others, read_picture, shrink, spread
 
 
