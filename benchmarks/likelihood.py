@@ -75,9 +75,8 @@ from lightning_gen.core.protocols import HasLikelihood
 from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data import Digits, Images
 from lightning_gen.distributions import DiscretizedGaussian
-from lightning_gen.evaluation import score_likelihood
-from lightning_gen.metrics import BitsPerDimension, bits_per_dimension
-from lightning_gen.metrics.likelihood import figure_of
+from lightning_gen.evaluation import bits_of
+from lightning_gen.metrics import bits_per_dimension
 from lightning_gen.models import (
     CategoricalMixture,
     ChowLiuMixture,
@@ -109,9 +108,8 @@ TARGETS = {
 
 def bits(model: GenerativeModule, images: Images, seed: int = 0) -> tuple[dict[str, float], dict[str, Any]]:
     """Return bits per dimension of all images with their standard error, and what they are of; ``seed`` is noise's."""
-    metric = BitsPerDimension(model.spec, model.conditional)
-    score_likelihood(model, metric, images, torch.arange(len(images.levels)), 500, seed)
-    return metric.compute(), metric.facts
+    found = bits_of(model, images, None, 500, seed)
+    return found.figures, found.facts
 
 
 def of_samples(scorer: Scorer, model: GenerativeModule, n: int, seed: int) -> dict[str, float | None]:
@@ -134,7 +132,7 @@ def config_row(config: str, scorer: Scorer, options: argparse.Namespace) -> dict
             raise InputError(f"{config}: {type(model).__name__} has no likelihood: ask --what ais")
         found, facts = bits(model, scorer.data.images(options.part))
         training, _ = bits(model, scorer.data.images("train"))
-        name = figure_of(facts["kind"])
+        name = next(iter(found))
         figures.append(found | {f"{name}_train": training[name]} | of_samples(scorer, model, options.n, seed))
         summaries.append(run.summary() | {"run": str(run.path)})
         passes.append(model.em.passes if isinstance(model, ClassicalModel) else 0)

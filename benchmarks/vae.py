@@ -66,7 +66,6 @@ from lightning_gen.core.protocols import HasImportanceSamples, HasLikelihood
 from lightning_gen.data import Digits, FashionMNIST, Images
 from lightning_gen.evaluation import choose_images
 from lightning_gen.metrics import DigitsExtractor, FashionMNISTExtractor
-from lightning_gen.metrics.likelihood import figure_of
 from lightning_gen.models import GenerativeModule
 
 DATA = {"digits": (Digits, DigitsExtractor), "fashion_mnist": (FashionMNIST, FashionMNISTExtractor)}
@@ -126,7 +125,7 @@ class BoundScorer:
         model.seed = seed  # the diagnostics' noise is keyed on it
         samples = self.options.importance_samples
         figures, about = bound(model, self.held_out, samples)
-        name = figure_of(about["kind"])
+        name = next(iter(figures))
         training, about_training = bound(model, self.training, min(samples, self.options.train_samples))
         figures |= {
             f"{name}_train": training[name],

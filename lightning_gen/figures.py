@@ -1,97 +1,75 @@
-"""What the name of a figure tells: the part it is of, its direction, the kind of a likelihood."""
+"""The table of all figures that this package computes, gathered from the classes that declare them."""
 
-import re
-from types import MappingProxyType
+import inspect
+from collections.abc import Iterator
+from functools import cache
+from types import ModuleType
 from typing import Any
 
-PARTS = MappingProxyType({"val": "Validation", "test": "Test", "train": "Training"})
-
-KINDS = MappingProxyType(
-    {
-        "bpd": "exact",
-        "bpd_dequantized": "dequantized",
-        "bpd_bound": "bound",
-        "bpd_ais": "ais",
-        "bpd_estimate": "estimate",
-    }
-)
-"""Kind of each figure of bits per dimension; two kinds never share a column."""
-
-HIGHER_IS_BETTER = MappingProxyType(
-    {
-        "fid": False,
-        "kid": False,
-        "is": True,
-        "precision": True,
-        "recall": True,
-        "density": True,
-        "coverage": True,
-        **dict.fromkeys(KINDS, False),
-        "classes": True,
-        "class_distance": False,
-        "label_accuracy": True,
-        "modes": True,
-        "high_quality": True,
-        "accuracy": True,
-        "swd": False,
-    }
-)
-"""Direction of the figures that have one, by the beginning of their name, in the order in which they are shown."""
-
-MAIN = ("fid", "kid", "is", "precision", "recall", "density", "coverage", "swd", *KINDS, "copy_share", "copied")
-SIDE = re.compile(r"_(std|se|low|high|ceiling|detectable|on_train|on_train_std|class\d+)$")
+from lightning_gen.core.figures import PARTS, Figure, find_figure, part_of, plain_name
 
 
-def part_of(name: str) -> str:
-    """Return ``val``, ``test`` or ``train`` of ``val/fid_digits``; '' for a name without a part."""
-    part, slash, _ = name.partition("/")
-    return part if slash and part in PARTS else ""
+@cache
+def table() -> tuple[Figure, ...]:
+    """Return every figure that a metric, penalty, family or evaluation of this package declares, each once.
 
-
-def base_of(name: str) -> str:
-    """Return ``fid`` of ``val/fid_digits_heldout``; the name without its part where it is no known figure.
-
-    >>> base_of("val/fid_digits_heldout"), base_of("test/bpd_bound"), base_of("val/issue")
-    ('fid', 'bpd_bound', 'issue')
+    The order is the one in which they are shown: likelihoods and metrics of samples first.
     """
-    plain = name.partition("/")[2] if part_of(name) else name
-    found = [key for key in (*HIGHER_IS_BETTER, *MAIN) if f"{plain}_".startswith(f"{key}_")]
-    return max(found, key=len, default=plain)
+    from torchmetrics import Metric
+
+    from lightning_gen import evaluation, metrics, models, objectives  # not before they are needed: they take seconds
+
+    declared = [
+        *(figure for cls in _classes(metrics) if issubclass(cls, Metric) for figure in vars(cls).get("figures", ())),
+        *evaluation.FIGURES,
+        *(figure for cls in _lines(models) for figure in vars(cls).get("figures", ())),
+        *(Figure(cls.__name__.lower(), _first_line(cls)) for cls in _classes(objectives) if _is_penalty(cls)),
+    ]
+    return tuple(sorted(dict.fromkeys(declared), key=lambda figure: (not figure.leads, figure.higher is None)))
 
 
-def higher_is_better(name: str) -> bool | None:
-    """Return whether a higher value is a better one; None for a figure without a direction, such as a spread."""
-    return None if SIDE.search(name) else HIGHER_IS_BETTER.get(base_of(name))
+def _classes(module: ModuleType) -> list[type]:
+    return [cls for cls in map(vars(module).get, module.__all__) if inspect.isclass(cls)]
 
 
-def kind_of(name: str) -> str | None:
-    """Return the kind of likelihood behind a figure of bits per dimension; None for any other figure.
-
-    >>> kind_of("val/bpd"), kind_of("test/bpd_bound"), kind_of("val/bpd_se"), kind_of("val/fid")
-    ('exact', 'bound', None, None)
-    """
-    return None if SIDE.search(name) else KINDS.get(base_of(name))
+def _lines(module: ModuleType) -> Iterator[type]:
+    """Yield the classes of a module and what they descend from in this package, each once, the oldest first."""
+    found = dict.fromkeys(cls for public in _classes(module) for cls in reversed(public.__mro__))
+    yield from (cls for cls in found if cls.__module__.startswith("lightning_gen"))
 
 
-def is_main(name: str) -> bool:
-    """Whether the figure belongs on a leaderboard that nobody has adjusted."""
-    return base_of(name) in MAIN and not SIDE.search(name)
+def _is_penalty(cls: type) -> bool:
+    from lightning_gen.objectives.penalties import LazyPenalty
+
+    return issubclass(cls, LazyPenalty) and not inspect.isabstract(cls)
+
+
+def _first_line(cls: type) -> str:
+    return inspect.getdoc(cls).partition("\n")[0].rstrip(".")
+
+
+def figure_of(name: str, known: dict[str, Any] | None = None) -> Figure | None:
+    """Return what a name in logs stands for: as a run's summary has it, else as this package declares it, or None."""
+    if known and name in known:
+        return Figure(**known[name])
+    return find_figure(name, table())
 
 
 def place(name: str) -> tuple[int, int, str]:
-    """Return a key that sorts figures: validation before test before training, quality before the rest."""
-    parts, order = (*PARTS, ""), (*MAIN, *HIGHER_IS_BETTER)
-    base = base_of(name)
-    return parts.index(part_of(name)), order.index(base) if base in order else len(order), name
+    """Return a key that sorts figures: validation before test before training, those that lead before the rest."""
+    parts, names = (*PARTS, ""), [figure.name for figure in table()]
+    found = find_figure(name, table())
+    return parts.index(part_of(name)), len(names) if found is None else names.index(found.name), name
 
 
-def describe(name: str) -> dict[str, Any]:
-    """Return what the page needs to know about a figure, as plain data."""
+def describe(name: str, figure: Figure | None) -> dict[str, Any]:
+    """Return what the report's page needs to know about a figure, as plain data."""
     return {
         "name": name,
         "part": part_of(name),
-        "plain": name.partition("/")[2] if part_of(name) else name,
-        "higher": higher_is_better(name),
-        "kind": kind_of(name),
-        "main": is_main(name),
+        "plain": plain_name(name),
+        "about": "" if figure is None else figure.about,
+        "higher": None if figure is None else figure.higher,
+        "kind": None if figure is None else figure.kind,
+        "main": figure is not None and figure.leads,
     }

@@ -10,7 +10,10 @@ from PIL import Image
 
 from lightning_gen.cli import configs_folder, main
 from lightning_gen.core.descriptions import find_class
+from lightning_gen.figures import figure_of
+from lightning_gen.models import ImageModule
 from lightning_gen.models.variational import VariationalModel
+from lightning_gen.steps.means import RunningMeans
 
 CONFIGS = sorted(configs_folder().rglob("*.yaml"))
 IDS = [str(path.relative_to(configs_folder())) for path in CONFIGS]
@@ -62,6 +65,25 @@ def on_this_machine(arguments: list[str], path: Path) -> list[str]:
     )
 
 
+@pytest.fixture
+def logged(monkeypatch) -> set[str]:
+    """Names of all figures that are logged."""
+    names: set[str] = set()
+    log, note = ImageModule.log, RunningMeans.note
+
+    def log_and_tell(model, name, *args, **kwargs):
+        names.add(name)
+        return log(model, name, *args, **kwargs)
+
+    def note_and_tell(means, values):
+        names.update(f"train/{name}" for name in values)
+        return note(means, values)
+
+    monkeypatch.setattr(ImageModule, "log", log_and_tell)
+    monkeypatch.setattr(RunningMeans, "note", note_and_tell)
+    return names
+
+
 def test_there_are_configs():
     assert "quickstart.yaml" in IDS
     assert len(IDS) >= 5
@@ -95,7 +117,7 @@ WITH_LARGE_ONES_SLOW = [
 
 
 @pytest.mark.parametrize("path", WITH_LARGE_ONES_SLOW, ids=IDS)
-def test_it_takes_a_step(path, tmp_path, monkeypatch):
+def test_it_takes_a_step(path, tmp_path, monkeypatch, logged):
     monkeypatch.chdir(tmp_path)
     arguments = command(path)
     painted = on_this_machine(arguments, path)
@@ -118,6 +140,8 @@ def test_it_takes_a_step(path, tmp_path, monkeypatch):
         ]
     )
     assert not Path("runs").exists()
+    assert logged
+    assert [name for name in sorted(logged) if figure_of(name) is None] == []
 
 
 def test_every_key_is_written_once():

@@ -15,7 +15,7 @@ ROOT = Path(lightning_gen.__file__).parent
 # Each may import those before it, and modules of its own line.
 ORDER = (
     ("core",),
-    ("runs", "shipped", "figures"),
+    ("runs", "shipped"),
     ("networks",),
     ("bijections",),
     ("distributions",),
@@ -26,6 +26,7 @@ ORDER = (
     ("steps",),
     ("models",),
     ("evaluation",),
+    ("figures",),
     ("sweeps", "report"),
     ("callbacks",),
     ("commands",),
@@ -38,7 +39,7 @@ RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 ONLY = {"metrics": {"core", "networks"}, "data": {"core"}}
 
 # Pure mathematics and networks: usable without a trainer.
-PURE = {"core", "runs", "figures", "networks", "distributions", "bijections", "objectives", "samplers"}
+PURE = {"core", "runs", "networks", "distributions", "bijections", "objectives", "samplers"}
 
 
 def modules() -> dict[str, Path]:

@@ -25,10 +25,12 @@ from lightning_gen.evaluation.plots import colours, heat_picture, histogram_pict
 from lightning_gen.metrics import BitsPerDimension
 from lightning_gen.models import GenerativeModule
 from lightning_gen.runs import RunFolder, read_metrics
+from lightning_gen.shipped import configs_folder
 
 MODELS = '''
 import math, torch
 from torch.optim import SGD
+from lightning_gen.core import required_labels
 from lightning_gen.core.errors import Unavailable
 from lightning_gen.core.protocols import Likelihood
 from lightning_gen.models import GenerativeModule
@@ -87,6 +89,7 @@ class Labelled(Uniform):
     conditional = True
 
     def likelihood(self, levels, labels=None, *, generator=None):
+        labels = required_labels(self, labels, len(levels))
         return Likelihood(-self.spec.dims * math.log(2) * labels.double(), "bound", 7)
 
 
@@ -96,6 +99,7 @@ class Broken(Uniform):
     conditional = True
 
     def likelihood(self, levels, labels=None, *, generator=None):
+        labels = required_labels(self, labels, len(levels))
         return Likelihood(torch.where(labels == 3, -math.inf, -1.0), "exact")
 
 
@@ -182,16 +186,38 @@ def test_a_uniform_model_has_the_same_bits_on_every_path(uniform, place, tmp_pat
 def test_a_class_conditional_model_is_given_the_images_own_labels(place, tmp_path, capsys):
     run = fit(place, tmp_path, "--model=likely.Labelled")
     labels = Digits().load("val").labels
-    assert run.summary()["last"]["val/bpd_bound"] == pytest.approx(labels.mean(), rel=1e-12)
-    assert run.summary()["last"]["val/bpd_bound_se"] == pytest.approx(labels.std(ddof=1) / math.sqrt(200), rel=1e-12)
+    assert run.summary()["last"]["val/bpd_bound_given_labels"] == pytest.approx(labels.mean(), rel=1e-12)
+    assert run.summary()["last"]["val/bpd_bound_given_labels_se"] == pytest.approx(
+        labels.std(ddof=1) / math.sqrt(200), rel=1e-12
+    )
     assert run.summary()["likelihood"] == {"kind": "bound", "num_samples": 7, "n": 200, "given_labels": True}
     out = tmp_path / "out.json"
     capsys.readouterr()
     evaluate(run, "--part", "test", "--json", str(out))
-    assert json.loads(out.read_text())["bpd_bound"] == pytest.approx(Digits().load("test").labels.mean(), rel=1e-12)
+    assert json.loads(out.read_text())["bpd_bound_given_labels"] == pytest.approx(
+        Digits().load("test").labels.mean(), rel=1e-12
+    )
     shown = capsys.readouterr().err.strip().splitlines()
     assert shown[0] == "data: 500 test images of digits"
-    assert shown[-1] == "bpd_bound: kind bound, num_samples 7, of 500 test images given their labels"
+    assert shown[-1] == "bpd_bound_given_labels: kind bound, num_samples 7, of 500 test images given their labels"
+
+
+def test_the_marginal_over_classes_stands_beside_the_likelihood_given_labels(tmp_path):
+    config = str(configs_folder() / "vae" / "conditional-digits.yaml")
+    short = ["--budget.images=6400", "--evaluation.every=6400", "--model.importance_samples=3", "--evaluation.n=50"]
+    main(["fit", "--config", config, *short, f"--run.root={tmp_path}"])
+    run = RunFolder.newest(str(tmp_path), "conditional-digits")
+    last, figures = run.summary()["last"], run.summary()["figures"]
+    # p(y) p(x | y) <= p(x): the class costs log2(10) bits at most
+    assert last["val/bpd_bound"] < last["val/bpd_bound_given_labels"] + math.log2(10) / 64 + 0.01
+    assert last["val/bpd_bound"] != last["val/bpd_bound_given_labels"]
+    assert figures["val/bpd_bound"]["about"] != figures["val/bpd_bound_given_labels"]["about"]
+    assert {figures[name]["kind"] for name in ("val/bpd_bound", "val/bpd_bound_given_labels")} == {"bound"}
+    out = tmp_path / "out.json"
+    main(["evaluate", str(run.last), "--likelihood", "--json", str(out)])
+    report = json.loads(out.read_text())
+    for name in ("bpd_bound", "bpd_bound_given_labels"):
+        assert report[name] == pytest.approx(last[f"val/{name}"], rel=1e-6)
 
 
 def test_a_model_without_parameters_is_introduced_as_such(place, tmp_path, capsys):
@@ -234,11 +260,11 @@ def test_noise_of_a_model_that_keys_it_on_its_own_seed_follows_the_option(place,
 def test_fewer_images_are_always_the_same(place, tmp_path):
     run = fit(place, tmp_path, "--model=likely.Labelled", "--evaluation.likelihood=50")
     labels = Digits().load("val").labels[choose_images(200, 50).numpy()]
-    assert run.summary()["last"]["val/bpd_bound"] == pytest.approx(labels.mean(), rel=1e-12)
+    assert run.summary()["last"]["val/bpd_bound_given_labels"] == pytest.approx(labels.mean(), rel=1e-12)
     assert run.summary()["likelihood"]["n"] == 50
     out = tmp_path / "out.json"
     evaluate(run, "--n", "50", "--json", str(out))
-    assert json.loads(out.read_text())["bpd_bound"] == pytest.approx(labels.mean(), rel=1e-12)
+    assert json.loads(out.read_text())["bpd_bound_given_labels"] == pytest.approx(labels.mean(), rel=1e-12)
     assert choose_images(7, 9).tolist() == choose_images(7, None).tolist() == list(range(7))
 
 
@@ -303,7 +329,7 @@ def test_a_likelihood_that_is_not_finite_stops_evaluation_but_not_training(place
     with pytest.warns(UserWarning, match=rf"{count} of 200 images have a log-probability that is not finite"):
         run = fit(place, tmp_path, "--model=likely.Broken")
     assert run.is_finished()
-    assert run.summary()["last"] == {"val/bpd": None}  # strict JSON has no word for it
+    assert run.summary()["last"] == {"val/bpd_given_labels": None}  # strict JSON has no word for it
     assert run.summary()["best"] == {}
     line = refused(capsys, "validate", "--config", str(run.path / "config.yaml"), f"--ckpt_path={run.last}")
     assert f"{count} of 200 images have a log-probability that is not finite" in line
@@ -415,7 +441,7 @@ def test_pictures_that_cannot_be_written_are_refused_before_the_work(uniform, tm
 
     command = ["evaluate", str(uniform.last), "--trust", "likely", "--likelihood", "--plots"]
     with monkeypatch.context() as patch:
-        patch.setattr("lightning_gen.commands.likelihood.score_likelihood", work)
+        patch.setattr("lightning_gen.commands.likelihood.bits_of", work)
         for folder in (uniform.last / "plots", Path("/proc/plots")):
             line = refused(capsys, *command, str(folder))
             assert line.startswith(f"--plots {folder}: the folder cannot be made (")

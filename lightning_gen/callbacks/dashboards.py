@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lightning_gen.callbacks.recorder import SECONDS, Recorder, count_parameters
 from lightning_gen.callbacks.wandb import AXIS, WandbRun
-from lightning_gen.metrics.base import is_of_one_class
+from lightning_gen.core import Figure, is_of_one_class
 from lightning_gen.runs import RunFolder, read_metrics
 
 SIDE, MARGIN = 420, 44  # of the precision-recall picture, in pixels
@@ -66,12 +66,11 @@ class Dashboards(Callback):
             for run in self._own_runs():
                 run.begin_row(pl_module.images_seen)
 
-    def note_figures(self, figures: dict[str, float], higher_is_better: dict[str, bool]) -> None:
+    def note_figures(self, figures: dict[str, float], about: dict[str, Figure]) -> None:
         """Tell W&B which figures have a best value."""
+        directions = {name: figure.higher for name, figure in about.items() if figure.higher is not None}
         for run in self._own_runs():
-            run.define(higher_is_better)
-
-    note_details = note_figures
+            run.define(directions)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:

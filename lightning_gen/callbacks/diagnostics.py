@@ -12,11 +12,20 @@ from torch import Tensor
 
 from lightning_gen.callbacks.checkpoints import Checkpoints
 from lightning_gen.callbacks.ema import EMA
-from lightning_gen.core import ImageSpec, InputError, check, check_at_least, check_within, evaluating
+from lightning_gen.core import (
+    Figure,
+    ImageSpec,
+    InputError,
+    check,
+    check_at_least,
+    check_within,
+    evaluating,
+    is_of_one_class,
+)
 from lightning_gen.data import Batch, ImageDataModule
 from lightning_gen.distributions import CategoricalComponents
+from lightning_gen.evaluation import FIGURES
 from lightning_gen.metrics import bits_per_dimension
-from lightning_gen.metrics.base import is_of_one_class
 from lightning_gen.models import ImageModule, read_checkpoint
 from lightning_gen.models.reporting import report
 from lightning_gen.models.state import CHECKPOINT_KEY
@@ -79,7 +88,7 @@ class Diagnostics(Callback):
                 if (norms := spectral_norms(part))
             }
         if figures := trainer.strategy.broadcast(figures):
-            report(pl_module, figures, detail=True)
+            report(pl_module, figures, FIGURES)
 
     def diagnose(self, pl_module: ImageModule, data: ImageDataModule, part: str, n: int) -> dict[str, Tensor]:
         """Return the model's diagnostics of ``n`` images of one part."""
@@ -194,11 +203,9 @@ class CollapseMonitor(Callback):
         if self.action == "roll_back" and not has_best and not trainer.fast_dev_run:
             raise InputError("collapse.action roll_back needs a best checkpoint: give checkpoint.monitor")
 
-    def note_figures(self, figures: dict[str, float], higher_is_better: dict[str, bool]) -> None:
+    def note_figures(self, figures: dict[str, float], about: dict[str, Figure]) -> None:
         """Take note of what an evaluation reports."""
         self._figures |= figures
-
-    note_details = note_figures
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         figures, self._figures = self._figures, {}

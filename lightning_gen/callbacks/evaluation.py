@@ -1,7 +1,6 @@
 """Evaluation: draw samples, score them against real images, log the figures."""
 
 import sys
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -25,6 +24,8 @@ from lightning_gen.core import (
 )
 from lightning_gen.data import ImageDataModule, Images
 from lightning_gen.evaluation import (
+    FIGURES,
+    bits_of,
     check_data,
     check_enough,
     choose_images,
@@ -32,12 +33,9 @@ from lightning_gen.evaluation import (
     neighbour_sheet,
     sample_labels,
     score_classes,
-    score_likelihood,
     set_references,
 )
-from lightning_gen.metrics import BitsPerDimension, Extractor, FeatureMetric, MetricSuite, controls
-from lightning_gen.metrics.base import is_of_one_class
-from lightning_gen.metrics.likelihood import figure_of
+from lightning_gen.metrics import Extractor, FeatureMetric, MetricSuite, controls
 from lightning_gen.models.base import GenerativeModule
 from lightning_gen.models.reporting import report
 
@@ -185,28 +183,17 @@ class GenerativeEvaluation(WritesPictures, Callback):
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule, part: str) -> None:
         figures: dict[str, float] = {}
-        higher: dict[str, bool] = {}
         with watching(ProgressLine("evaluation", pl_module.print)):
             if self._scores_likelihood(pl_module):
                 figures |= self._likelihood_figures(trainer, pl_module, part)
-                higher |= {name: False for name in figures if not name.endswith("_se")}
             if self.suite is not None:
                 figures |= self._sample_figures(trainer, pl_module, part)
-                higher |= self.suite.higher_is_better(figures)
             if isinstance(pl_module, Classifies) and isinstance(trainer.datamodule, ImageDataModule):
                 figures |= self._accuracy(trainer, pl_module, trainer.datamodule.images(part))
-                higher["accuracy"] = True
         if not figures:
             return
         self.results = {f"{part}/{name}": value for name, value in figures.items()}
-        of_classes = {name: value for name, value in self.results.items() if is_of_one_class(name)}
-        report(
-            pl_module,
-            {name: value for name, value in self.results.items() if name not in of_classes},
-            {f"{part}/{name}": better for name, better in higher.items() if name in figures},
-        )
-        if of_classes:
-            report(pl_module, of_classes, detail=True)
+        report(pl_module, self.results, (*FIGURES, *(() if self.suite is None else self.suite.figures)))
 
     def _accuracy(self, trainer: Trainer, pl_module: LightningModule, images: Images) -> dict[str, float]:
         if images.labels is None:
@@ -221,29 +208,17 @@ class GenerativeEvaluation(WritesPictures, Callback):
         n = None if self.likelihood is True else self.likelihood
         if trainer.fast_dev_run:
             n = min(n or 2 * self.batch_size, 2 * self.batch_size)
-        metric = BitsPerDimension(pl_module.spec, pl_module.conditional)
-        if pl_module.device.type != "mps":  # which has no float64
-            metric.to(pl_module.device)
-        places = choose_images(len(images.levels), n)
+        in_training = trainer.state.fn == "fit"
         try:
-            score_likelihood(pl_module, metric, images, places, self.batch_size, pl_module.seed, *pl_module.ranks)
+            # In training a figure that is no number ends nothing; a checkpoint with it is never the best.
+            bits = bits_of(pl_module, images, n, self.batch_size, pl_module.seed, pl_module.ranks, tolerant=in_training)
         except Unavailable as reason:
-            if trainer.state.fn != "fit" or self._never_told:
+            if not in_training or self._never_told:
                 rank_zero_warn(f"no likelihood: {reason}")
                 self._never_told = False
             return {}
-        with warnings.catch_warnings():
-            # torchmetrics warns where this rank had no image of its own
-            warnings.filterwarnings("ignore", ".*was called before the ``update`` method", UserWarning)
-            try:
-                figures = metric.compute()
-            except InputError as error:
-                if trainer.state.fn != "fit" or metric.kind is None:
-                    raise
-                rank_zero_warn(str(error))  # training goes on; a checkpoint with this figure is never the best
-                figures = {figure_of(metric.kind): float("nan")}
-        self.likelihood_facts = metric.facts
-        return figures
+        self.likelihood_facts = bits.facts
+        return bits.figures
 
     def _sample_figures(self, trainer: Trainer, pl_module: LightningModule, part: str) -> dict[str, float]:
         self.suite.to(pl_module.device)

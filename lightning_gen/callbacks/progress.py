@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from lightning_gen.callbacks.budget import Budget
 from lightning_gen.callbacks.train_log import TrainLog
+from lightning_gen.core import Figure
 from lightning_gen.core.progress import in_words
 from lightning_gen.data import ImageDataModule
 
@@ -30,9 +31,10 @@ class ImagesProgressBar(ProgressBar):
         self._began: tuple[float, int] | None = None
         self._results: dict[str, float] = {}
 
-    def note_figures(self, figures: dict[str, float], higher_is_better: dict[str, bool]) -> None:
-        """Show these figures from now on."""
-        self._results |= {name.removeprefix("val/"): value for name, value in figures.items()}
+    def note_figures(self, figures: dict[str, float], about: dict[str, Figure]) -> None:
+        """Show those of these figures that lead, and those that nobody declared, from now on."""
+        shown = {name: value for name, value in figures.items() if name not in about or about[name].leads}
+        self._results |= {name.removeprefix("val/"): value for name, value in shown.items()}
 
     @property
     def is_enabled(self) -> bool:

@@ -21,7 +21,7 @@ from lightning_gen.callbacks.budget import Budget
 from lightning_gen.callbacks.evaluation import GenerativeEvaluation
 from lightning_gen.callbacks.signals import RunInterrupted, StoppedAtOnce
 from lightning_gen.callbacks.sweep import SweepTrial
-from lightning_gen.core import describe, write_text
+from lightning_gen.core import Figure, describe, write_text
 from lightning_gen.data import ImageDataModule
 from lightning_gen.models import GenerativeModule
 from lightning_gen.runs import FINISHED, PRUNED, RUNNING, RunFolder, read_metrics, write_metrics
@@ -99,23 +99,24 @@ class Recorder(Callback):
         self.resumed = resumed
         self.last: dict[str, float] = {}
         self.best: dict[str, float] = {}
+        self.figures: dict[str, dict[str, Any]] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"last": self.last, "best": self.best}
+        return {"last": self.last, "best": self.best, "figures": self.figures}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.last, self.best = dict(state_dict["last"]), dict(state_dict["best"])
+        self.figures = dict(state_dict.get("figures", {}))
 
-    def note_figures(self, metrics: dict[str, float], higher_is_better: dict[str, bool]) -> None:
-        """Keep the last value of every figure, and the best of those whose direction is known."""
-        self.last |= metrics
-        for name, higher in higher_is_better.items():
-            value = metrics[name]
-            known = self.best.get(name)
-            if value == value and (known is None or (value > known if higher else value < known)):
+    def note_figures(self, figures: dict[str, float], about: dict[str, Figure]) -> None:
+        """Keep what each figure is, its last value, and the best of those whose direction is known."""
+        self.last |= figures
+        self.figures |= {name: figure.as_dict() for name, figure in about.items()}
+        for name, figure in about.items():
+            value, known = figures[name], self.best.get(name)
+            better = known is None or (value > known if figure.higher else value < known)
+            if figure.higher is not None and value == value and better:
                 self.best[name] = value
-
-    note_details = note_figures
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.folder is None:
@@ -160,6 +161,7 @@ class Recorder(Callback):
                 "best": self.best,
                 **({"likelihood": facts} if facts else {}),
                 **({"controls": controls} if controls else {}),
+                "figures": self.figures,
                 **({"sampler": describe(pl_module.sampler)} if isinstance(pl_module, GenerativeModule) else {}),
                 **({"data": data.facts()} if isinstance(data, ImageDataModule) else {}),
                 "images_seen": pl_module.images_seen,

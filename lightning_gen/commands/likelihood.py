@@ -21,9 +21,9 @@ from lightning_gen.core import (
     watching,
 )
 from lightning_gen.data import ImageDataModule, Images
-from lightning_gen.evaluation import choose_images, save_png, score_likelihood, tensors
+from lightning_gen.evaluation import bits_of, save_png, tensors
 from lightning_gen.evaluation.plots import heat_picture, histogram_picture, reliability_picture
-from lightning_gen.metrics import BitsPerDimension, Calibration, bits_per_dimension
+from lightning_gen.metrics import Calibration, bits_per_dimension
 from lightning_gen.metrics.likelihood import figure_of
 from lightning_gen.models import GenerativeModule
 from lightning_gen.samplers import is_decoder
@@ -76,7 +76,8 @@ def meaning(facts: dict[str, Any], part: str) -> str:
         part: whose images they are.
     """
     images = f"{facts['n']} {part} images" + (" given their labels" if facts["given_labels"] else "")
-    return f"{figure_of(facts['kind'])}: kind {facts['kind']}, num_samples {facts['num_samples']}, of {images}"
+    name = figure_of(facts["kind"], facts["given_labels"])
+    return f"{name}: kind {facts['kind']}, num_samples {facts['num_samples']}, of {images}"
 
 
 def of_part(figure: str, part: str) -> str:
@@ -106,23 +107,22 @@ class LikelihoodScore:
         Raises:
             InputError: for images without the labels that a class-conditional model needs.
         """
-        if self.model.conditional and images.labels is None:
-            raise InputError(f"this {type(self.model).__name__} is class-conditional, and {name} has no labels")
-        metric = BitsPerDimension(self.model.spec, self.model.conditional)
-        places = choose_images(len(images.levels), self.options.n)
-        nats = score_likelihood(self.model, metric, images, places, self.options.batch_size, self.options.seed)
+        o = self.options
         try:
-            figures = metric.compute()
+            bits = bits_of(self.model, images, o.n, o.batch_size, o.seed)
+        except Unavailable:
+            raise
         except InputError as error:
             raise InputError(f"{error} ({name} images)") from error
+        figures = bits.figures
         if held_out:
-            self.facts |= metric.facts
+            self.facts |= bits.facts
         else:
-            self.facts[f"n_{name}"] = metric.facts["n"]
+            self.facts[f"n_{name}"] = bits.facts["n"]
             figures = {of_part(figure, name): value for figure, value in figures.items()}
         self.figures |= figures
-        self.bits[name] = bits_per_dimension(nats, self.model.spec).numpy()
-        rows = places.numpy()
+        self.bits[name] = bits_per_dimension(bits.nats, self.model.spec).numpy()
+        rows = bits.places.numpy()
         return Images(images.levels[rows], None if images.labels is None else images.labels[rows])
 
     def plot(self, folder: Path, images: Images) -> list[str]:

@@ -59,10 +59,10 @@ from lightning_gen.core import (
     check_file,
     describe,
     flat,
+    is_of_one_class,
     write_json,
 )
 from lightning_gen.data import ImageDataModule
-from lightning_gen.metrics.base import is_of_one_class
 from lightning_gen.models import GenerativeModule, ImageModule, read_checkpoint
 from lightning_gen.models.state import CHECKPOINT_KEY
 from lightning_gen.runs import CHILD_VARIABLE, RunFolder, run_of_checkpoint

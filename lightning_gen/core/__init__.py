@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lightning_gen.core.context import TrainingContext
     from lightning_gen.core.descriptions import TRUSTED, build, class_path, describe, keeps_arguments
     from lightning_gen.core.errors import InputError, Unavailable
+    from lightning_gen.core.figures import Figure, find_figure, is_of_one_class
     from lightning_gen.core.files import check_file, finite, flat, write_atomically, write_json, write_text
     from lightning_gen.core.labels import check_mask, drawn_labels, heeded_labels, required_labels
     from lightning_gen.core.modes import check_output, evaluating
@@ -62,6 +63,7 @@ CONTENTS = {
     "context": ("TrainingContext",),
     "descriptions": ("TRUSTED", "build", "class_path", "describe", "keeps_arguments"),
     "errors": ("InputError", "Unavailable"),
+    "figures": ("Figure", "find_figure", "is_of_one_class"),
     "files": ("check_file", "finite", "flat", "write_atomically", "write_json", "write_text"),
     "labels": ("check_mask", "drawn_labels", "heeded_labels", "required_labels"),
     "modes": ("check_output", "evaluating"),

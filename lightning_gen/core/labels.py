@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_gen.core.errors import InputError
+from lightning_gen.core.errors import InputError, Unavailable
 from lightning_gen.core.randomness import categorical, uniform
 
 
@@ -30,10 +30,11 @@ def required_labels(model: Any, labels: Tensor | None, n: int) -> Tensor | None:
     """Return :func:`heeded_labels`, with labels required if the model is class-conditional.
 
     Raises:
-        InputError: for a class-conditional model without labels, and as :func:`heeded_labels`.
+        Unavailable: for a class-conditional model without labels.
+        InputError: as :func:`heeded_labels`.
     """
     if labels is None and model.conditional:
-        raise InputError(f"{type(model).__name__}: this model is class-conditional: give labels")
+        raise Unavailable(f"{type(model).__name__}: this model is class-conditional: give labels")
     return heeded_labels(model, labels, n)
 
 

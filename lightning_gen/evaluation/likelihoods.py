@@ -1,6 +1,11 @@
 """Likelihoods of images, and how many images a model recognises."""
 
+import math
+import warnings
+from typing import Any, NamedTuple
+
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_gen.core import (
@@ -8,6 +13,7 @@ from lightning_gen.core import (
     HasLikelihood,
     InputError,
     Ranks,
+    Unavailable,
     evaluating,
     heeded_labels,
     keyed_generator,
@@ -15,6 +21,7 @@ from lightning_gen.core import (
 )
 from lightning_gen.data import Images
 from lightning_gen.metrics import BitsPerDimension
+from lightning_gen.metrics.likelihood import figure_of
 from lightning_gen.models import ImageModule
 
 
@@ -48,8 +55,8 @@ def score_likelihood(
     same figure every time.
 
     Args:
-        model: what gives likelihoods; a class-conditional one is given the images' labels.
-        metric: what sums them.
+        model: what gives likelihoods.
+        metric: what sums them; it says whether a class-conditional model is given the images' labels.
         images: all images of a part.
         places: those to score.
         batch_size: images at once.
@@ -66,7 +73,8 @@ def score_likelihood(
         levels, labels = tensors(model, images, rows)
         with evaluating(model):
             generator = keyed_generator(seed, "likelihood", chunk)
-            nats, kind, num_samples = model.likelihood(levels, labels, generator=generator)
+            own = labels if metric.given_labels else None
+            nats, kind, num_samples = model.likelihood(levels, own, generator=generator)
         if nats.shape != (len(rows),):
             raise InputError(
                 f"{type(model).__name__}.likelihood gave nats {tuple(nats.shape)} for {len(rows)} images: it must give "
@@ -75,6 +83,83 @@ def score_likelihood(
         metric.update(nats, kind, num_samples)
         found.append(nats.to("cpu", torch.float64))
     return torch.cat(found) if found else torch.empty(0, dtype=torch.float64)
+
+
+class Bits(NamedTuple):
+    """Bits per dimension of images.
+
+    Args:
+        figures: by the names that logs use.
+        facts: what the first one is of, see :class:`~lightning_gen.metrics.BitsPerDimension`.
+        nats: log-probabilities behind it, float64 (B,): this rank's.
+        places: int64 (N,), those of the images.
+    """
+
+    figures: dict[str, float]
+    facts: dict[str, Any]
+    nats: Tensor
+    places: Tensor
+
+
+def bits_of(
+    model: HasLikelihood,
+    images: Images,
+    n: int | None,
+    batch_size: int,
+    seed: int,
+    ranks: Ranks | None = None,
+    tolerant: bool = False,
+) -> Bits:
+    r"""Return bits per dimension of ``n`` images, always the same ones.
+
+    Those of a class-conditional model are given the images' labels, :math:`\log p(x \mid y)`, which is worth up to
+    :math:`\log_2(C) / (C H W)` of C classes; the marginal over the classes, which compares with other models', stands
+    beside them where the model has one.
+
+    Args:
+        model: what gives likelihoods.
+        images: all images of a part.
+        n: how many of them; None takes all.
+        batch_size: images at once.
+        seed: of noise, where the model needs any.
+        ranks: the processes, each of which takes its share; this one alone unless given.
+        tolerant: whether a likelihood that is not finite gives a figure that is not a number, and a warning.
+
+    Raises:
+        InputError: for likelihoods that are no numbers, and labels that a model needs and these images lack.
+    """
+    ranks = ranks or Ranks()
+    places = choose_images(len(images.levels), n)
+    given_labels = [True, False] if model.conditional and images.labels is not None else [False]
+    found: list[Bits] = []
+    for given in given_labels:
+        metric = BitsPerDimension(model.spec, given)
+        if model.device.type != "mps":  # which has no float64
+            metric.to(model.device)
+        missing = None
+        try:
+            nats = score_likelihood(model, metric, images, places, batch_size, seed, *ranks)
+        except Unavailable as reason:
+            missing = reason
+        if ranks.sum(torch.tensor(int(missing is not None), device=model.device)):
+            if not found:
+                raise missing or Unavailable("another process has no likelihood of its images")
+            break  # no marginal over classes
+        found.append(Bits(*_figures(metric, tolerant), nats, places))
+    return found[0]._replace(figures={name: value for bits in found for name, value in bits.figures.items()})
+
+
+def _figures(metric: BitsPerDimension, tolerant: bool) -> tuple[dict[str, float], dict[str, Any]]:
+    with warnings.catch_warnings():
+        # torchmetrics warns where this rank had no image of its own
+        warnings.filterwarnings("ignore", ".*was called before the ``update`` method", UserWarning)
+        try:
+            return metric.compute(), metric.facts
+        except InputError as error:
+            if not tolerant or metric.kind is None:
+                raise
+            rank_zero_warn(str(error))
+            return {figure_of(metric.kind, metric.given_labels): math.nan}, metric.facts
 
 
 def score_classes(model: Classifies, images: Images, places: Tensor, batch_size: int, ranks: Ranks) -> float:

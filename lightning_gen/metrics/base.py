@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_gen.core import InputError
+from lightning_gen.core import Figure, InputError
 
 ROWS = ("features", "logits", "labels", "pixels")
 PADDING = -1  # sample index of rows that only fill up a batch
@@ -273,7 +271,7 @@ class FeatureMetric(Metric, ABC):
     is_differentiable = False
 
     keeps: frozenset[str] = frozenset({"features"})
-    better: Mapping[str, bool] = MappingProxyType({})  # whether higher is better, of the figures that have a direction
+    figures: tuple[Figure, ...] = ()  # what :meth:`score` returns, by the names before any ``/``
     against: tuple[str, ...] = (TRAIN,)
     least: int = 2  # generated images without which there is no figure
     takes_parts: bool = False  # whether rows of features may be more than one point, as ``layout`` says
@@ -361,11 +359,6 @@ def figure_name(key: str, extractor: str) -> str:
     figure, _, space = figure.partition("@")
     space = space or ("" if extractor == "inception" else extractor)
     return "_".join([figure, *([space] if space else []), *rest])
-
-
-def is_of_one_class(name: str) -> bool:
-    """Whether a figure is of one class alone, such as ``val/fid_digits_class3``: there are as many as classes."""
-    return re.search(r"_class\d+$", name) is not None
 
 
 def describe(metric: FeatureMetric) -> dict[str, Any]:

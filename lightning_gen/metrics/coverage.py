@@ -1,11 +1,9 @@
 """Which of the modes that are known beforehand are generated: classes of a classifier, or points of a grid."""
 
-from types import MappingProxyType
-
 import torch
 from torch import Tensor
 
-from lightning_gen.core import InputError, check_within
+from lightning_gen.core import Figure, InputError, check_within
 from lightning_gen.metrics.base import TRAIN, FeatureMetric, FeatureSet
 
 
@@ -25,7 +23,11 @@ class ClassCoverage(FeatureMetric):
     """
 
     keeps = frozenset({"logits"})
-    better = MappingProxyType({"classes": True, "class_distance": False, "label_accuracy": True})
+    figures = (
+        Figure("classes", "classes that are drawn", higher=True),
+        Figure("class_distance", "total variation between the shares of generated and real classes", higher=False),
+        Figure("label_accuracy", "share of generated images recognised as the class that was asked for", higher=True),
+    )
 
     def __init__(self, least_share: float = 0.1) -> None:
         super().__init__()
@@ -73,7 +75,10 @@ class ModeCoverage(FeatureMetric):
     """
 
     keeps = frozenset({"pixels"})
-    better = MappingProxyType({"modes@pixels": True, "high_quality@pixels": True})
+    figures = (
+        Figure("modes", "modes of the grid that are drawn", higher=True, leads=True),
+        Figure("high_quality", "share of samples near a mode of the grid", higher=True, leads=True),
+    )
     least = 1
 
     def __init__(self, side: int = 5, spacing: float = 50.0, radius: float = 6.0) -> None:

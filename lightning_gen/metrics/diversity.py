@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lightning_gen.core import InputError, check
+from lightning_gen.core import Figure, InputError, check
 from lightning_gen.metrics.base import TRAIN, FeatureMetric, FeatureSet
 from lightning_gen.metrics.distances import squared_distance_blocks
 
@@ -46,14 +46,19 @@ def vendi_score(features: Tensor) -> float:
 class Diversity(FeatureMetric):
     """Mean distance between two generated images over that between two training images, and the Vendi score.
 
-    Figures: ``diversity`` (1: as varied as the real ones; towards 0: collapse) and ``vendi`` (Friedman and Dieng 2023),
-    of features relative to the training part's mean. Equal n on both sides: the smaller count, at most ``max_images``.
+    Figures: ``pairwise_distance`` (1: as varied as the real ones; towards 0: collapse) and ``vendi`` (Friedman and
+    Dieng 2023), of features relative to the training part's mean. Equal n on both sides: the smaller count, at most
+    ``max_images``.
 
     Args:
         max_images: most images of either side.
     """
 
     keeps = frozenset({"features"})
+    figures = (
+        Figure("pairwise_distance", "mean distance of two generated images over that of two real ones"),
+        Figure("vendi", "Vendi score: how many different images the generated ones amount to"),
+    )
 
     def __init__(self, max_images: int = 10_000) -> None:
         super().__init__()
@@ -70,6 +75,6 @@ class Diversity(FeatureMetric):
             raise InputError("Diversity: all training images have the same features; nothing to compare with")
         generated = samples.subset(n)
         return {
-            "diversity": mean_pairwise_distance(generated) / float(scale),
+            "pairwise_distance": mean_pairwise_distance(generated) / float(scale),
             "vendi": vendi_score(generated.double() - real.mean),
         }

@@ -1,11 +1,11 @@
 """Fréchet distance between Gaussians fitted to features (FID where the features are Inception's)."""
 
 from collections.abc import Sequence
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from lightning_gen.core import Figure
 from lightning_gen.metrics.base import FeatureMetric, FeatureSet
 
 
@@ -68,7 +68,7 @@ class FrechetDistance(FeatureMetric):
     """
 
     keeps = frozenset({"moments"})
-    better = MappingProxyType({"fid": False})
+    figures = (Figure("fid", "Frechet distance of generated to real images' features", higher=False, leads=True),)
 
     def __init__(self, against: Sequence[str] = ("train", "heldout")) -> None:
         super().__init__()

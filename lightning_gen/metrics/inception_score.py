@@ -1,11 +1,9 @@
 """Inception Score: how sure and how varied the classes of generated images are."""
 
-from types import MappingProxyType
-
 import torch
 from torch import Tensor
 
-from lightning_gen.core import InputError, check_at_least
+from lightning_gen.core import Figure, InputError, check_at_least
 from lightning_gen.metrics.base import FeatureMetric, FeatureSet, fixed_permutation
 
 
@@ -48,7 +46,9 @@ class InceptionScore(FeatureMetric):
     """
 
     keeps = frozenset({"logits"})
-    better = MappingProxyType({"is": True})
+    figures = (
+        Figure("is", "Inception Score: how sure and how various the drawn classes are", higher=True, leads=True),
+    )
 
     def __init__(self, splits: int = 10) -> None:
         super().__init__()

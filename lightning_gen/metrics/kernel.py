@@ -1,13 +1,12 @@
 """Kernel distance between feature sets (KID where the features are Inception's)."""
 
 from collections.abc import Sequence
-from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_gen.core import InputError, check_at_least
+from lightning_gen.core import Figure, InputError, check_at_least
 from lightning_gen.metrics.base import FeatureMetric, FeatureSet
 from lightning_gen.metrics.distances import block_slices
 
@@ -110,7 +109,9 @@ class KernelDistance(FeatureMetric):
     """
 
     keeps = frozenset({"features"})
-    better = MappingProxyType({"kid": False})
+    figures = (
+        Figure("kid", "squared kernel distance of generated to real images' features", higher=False, leads=True),
+    )
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_gen.core import ImageSpec, InputError, check_at_least
+from lightning_gen.core import Figure, ImageSpec, InputError, check_at_least
 
 KINDS = MappingProxyType(
     {
@@ -23,15 +23,32 @@ KINDS = MappingProxyType(
 added to the levels, a variational or importance-weighted bound, annealed importance sampling, any other estimate."""
 
 
-def figure_of(kind: str) -> str:
-    """Return the name in logs of a likelihood of that kind.
+FIGURES = tuple(
+    Figure(name + ending, f"bits per dimension of the levels{given}: {about}", higher=False, kind=kind, leads=True)
+    for ending, given in (("", ""), ("_given_labels", ", given the images' labels"))
+    for (kind, name), about in zip(
+        KINDS.items(),
+        (
+            "exact",
+            "a bound by uniform noise added to them",
+            "a variational or importance-weighted bound",
+            "bounded in expectation by annealed importance sampling",
+            "an estimate",
+        ),
+        strict=True,
+    )
+)
+
+
+def figure_of(kind: str, given_labels: bool = False) -> str:
+    """Return the name in logs of a likelihood of that kind, which is another one for images given their labels.
 
     Raises:
         InputError: for an unknown kind.
     """
     if kind not in KINDS:
         raise InputError(f"likelihood: there is no kind {kind!r}; kinds are {', '.join(KINDS)}")
-    return KINDS[kind]
+    return KINDS[kind] + ("_given_labels" if given_labels else "")
 
 
 def bits_per_dimension(nats: Tensor | float, spec: ImageSpec) -> Tensor | float:
@@ -54,7 +71,7 @@ class BitsPerDimension(Metric):
 
     Args:
         spec: of the images.
-        given_labels: whether the likelihoods are of images given their class; only noted in :attr:`facts`.
+        given_labels: whether the likelihoods are of images given their class: figures are then called by it.
     """
 
     full_state_update = False
@@ -117,7 +134,7 @@ class BitsPerDimension(Metric):
         Raises:
             InputError: for no image at all, or where a likelihood is not finite, naming how many are not.
         """
-        n, name = int(self.count), figure_of(self.kind) if self.kind else "bpd"
+        n, name = int(self.count), figure_of(self.kind or "exact", self.given_labels)
         if not n:
             raise InputError("likelihood: no image arrived: give at least one")
         if bad := int(self.not_finite):
@@ -150,6 +167,7 @@ class Calibration(Metric):
     full_state_update = False
     higher_is_better = False
     is_differentiable = False
+    figures = (Figure("calibration_error", "how far confidence in the most probable level is from being right", False),)
 
     def __init__(self, bins: int = 15) -> None:
         super().__init__()

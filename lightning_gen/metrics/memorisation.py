@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_gen.core import InputError, check, check_choice
+from lightning_gen.core import Figure, InputError, check, check_choice
 from lightning_gen.metrics.base import HELD_OUT, TRAIN, FeatureMetric, FeatureSet, fixed_permutation
 from lightning_gen.metrics.distances import nearest, squared_distance_blocks
 
@@ -108,6 +108,10 @@ class CopyShare(FeatureMetric):
     keeps = frozenset({"features", "pixels"})
     least = 1
     has_floor = False
+    figures = (
+        Figure("copy_share", "share of samples nearer to a training than to a held-out image", leads=True),
+        Figure("copied", "fraction of samples that would be copies, were the rest fresh", leads=True),
+    )
 
     def __init__(self, space: Literal["pixels", "features"] = "pixels", max_images: int = 10_000) -> None:
         check_choice(self, ("pixels", "features"), space=space)

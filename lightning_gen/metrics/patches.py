@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_gen.core import ImageSpec, InputError, check_positive, keyed_generator, normal, uniform
+from lightning_gen.core import Figure, ImageSpec, InputError, check_positive, keyed_generator, normal, uniform
 from lightning_gen.metrics.base import FeatureMetric, FeatureSet
 from lightning_gen.metrics.extractors import Extractor, Features
 
@@ -182,7 +181,9 @@ class SlicedWasserstein(FeatureMetric):
     """
 
     keeps = frozenset({"features"})
-    better = MappingProxyType({"swd": False})
+    figures = (
+        Figure("swd", "sliced Wasserstein distance of patches, over a Laplacian pyramid", higher=False, leads=True),
+    )
     least = 1
     takes_parts = True
 

@@ -1,11 +1,9 @@
 """Precision and recall, density and coverage: is what is generated real, and is all that is real generated?"""
 
-from types import MappingProxyType
-
 import torch
 from torch import Tensor
 
-from lightning_gen.core import check, check_at_least
+from lightning_gen.core import Figure, check, check_at_least
 from lightning_gen.metrics.base import TRAIN, FeatureMetric, FeatureSet
 from lightning_gen.metrics.distances import neighbour_distances, neighbour_radii, squared_distance_blocks
 
@@ -98,7 +96,10 @@ class PrecisionRecall(_Neighbourhoods):
         max_images: most images of either side.
     """
 
-    better = MappingProxyType({"precision": True, "recall": True})
+    figures = (
+        Figure("precision", "share of generated images among real ones", higher=True, leads=True),
+        Figure("recall", "share of real images among generated ones", higher=True, leads=True),
+    )
 
     def __init__(self, k: int = 3, max_images: int = 10_000) -> None:
         super().__init__(k, max_images)
@@ -119,7 +120,10 @@ class DensityCoverage(_Neighbourhoods):
         max_images: most images of either side.
     """
 
-    better = MappingProxyType({"density": True, "coverage": True})
+    figures = (
+        Figure("density", "how densely generated images lie among real ones", higher=True, leads=True),
+        Figure("coverage", "share of real images with a generated one near", higher=True, leads=True),
+    )
 
     def __init__(self, k: int = 5, max_images: int = 10_000) -> None:
         super().__init__(k, max_images)

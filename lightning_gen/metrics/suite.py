@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_gen.core import ImageSpec, InputError
+from lightning_gen.core import Figure, ImageSpec, InputError
 from lightning_gen.metrics.base import (
     Accumulator,
     FeatureMetric,
@@ -250,15 +250,10 @@ class MetricSuite:
             figures |= self._class_figures(samples)
         return figures
 
-    def higher_is_better(self, figures: Iterable[str]) -> dict[str, bool]:
-        """For those of the named figures that have a direction: whether a higher value is a better one."""
-        directions = {
-            figure_name(key, self.extractor.name): better
-            for metric in self.metrics
-            for figure, better in metric.better.items()
-            for key in (figure, *(f"{figure}/{part}" for part in self.references))
-        }
-        return {name: directions[name] for name in figures if name in directions}
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """What the figures are, as their metrics declare them."""
+        return tuple(figure for metric in self.metrics for figure in metric.figures)
 
     def named(self, metric: FeatureMetric, samples: FeatureSet) -> dict[str, float]:
         """One metric's figures of a feature set, by the names that logs use."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from lightning_gen.core import (
+    Figure,
     ImageSpec,
     Ranks,
     TrainingContext,
@@ -54,6 +55,13 @@ class ImageModule(LightningModule):
     conditional = False
     null_class = False
     counters: ClassVar[tuple[str, ...]] = ()
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure("loss", "what training minimises"),
+        Figure("gradient_norm", "norm of the gradient, before any clipping"),
+        Figure("images_per_second", "speed of training since the last row"),
+        Figure("large_gradients", "steps whose gradient was clipped"),
+        Figure("skipped_steps", "training steps that were skipped, because something was not finite"),
+    )
 
     def __init__(self, spec: ImageSpec):
         super().__init__()

@@ -8,6 +8,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_gen.core import (
+    Figure,
     ImageSpec,
     check_above,
     check_at_least,
@@ -61,6 +62,18 @@ class GAN(GenerativeModule):
 
     automatic_optimization = False
     counters = ("critic_steps_taken", "generator_steps_taken")
+    figures = (
+        *GenerativeModule.figures,
+        Figure("loss_critic", "what the critic minimises, without penalties"),
+        Figure("loss_generator", "what the generator minimises, without penalties"),
+        Figure("loss_classifier", "what the classifier head adds to the critic's loss"),
+        Figure("loss_classifier_generator", "what the classifier head adds to the generator's loss"),
+        Figure("augmentation_strength", "probability with which the adaptive augmentation is applied"),
+        Figure("score_real", "the critic's score of real images"),
+        Figure("score_fake", "the critic's score of samples"),
+        Figure("critic_accuracy", "probability that the critic ranks a real image above a sample"),
+        Figure("diversity", "mean distance of two samples' pixels over that of two real images'"),
+    )
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lightning_gen.core import (
+    Figure,
     ImageSpec,
     InputError,
     at_least_float32,
@@ -70,6 +71,12 @@ class HierarchicalVAE(VariationalModel):
     Raises:
         InputError: for numbers out of range, an objective that needs a diagonal posterior, or parts that do not fit.
     """
+
+    figures = (
+        *VariationalModel.figures,
+        Figure("kl_layer", "divergence of a layer of latents, from the top, nats per image"),
+        Figure("active_layers", "layers of latents that tell images apart"),
+    )
 
     def __init__(
         self,

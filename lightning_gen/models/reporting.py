@@ -1,15 +1,18 @@
 """Reporting the results of an evaluation to loggers and callbacks."""
 
+from collections.abc import Iterable
+
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_gen.core import Figure, find_figure
 
 
 def report(
     model: LightningModule,
     figures: dict[str, float],
-    higher_is_better: dict[str, bool] | None = None,
-    detail: bool = False,
+    declared: Iterable[Figure] = (),
 ) -> None:
     """Pass the results of an evaluation to loggers, to monitoring callbacks, and to the run's summary.
 
@@ -18,10 +21,11 @@ def report(
     Args:
         model: an ImageModule.
         figures: value by name, such as ``val/accuracy``.
-        higher_is_better: direction by name, for the figures whose best value is kept.
-        detail: whether to leave the figures out of the progress line.
+        declared: what they are, beside those that the model itself declares. The best value is kept of those with a
+            direction; the progress line shows those that lead, and those that nobody declared.
     """
-    trainer = model.trainer
+    trainer, known = model.trainer, (*model.figures, *declared)
+    about = {name: figure for name in figures if (figure := find_figure(name, known)) is not None}
     for name, value in figures.items():
         if value != value:
             rank_zero_warn(f"{name} is not a number at {model.images_seen:,} images seen")
@@ -30,8 +34,8 @@ def report(
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=model.images_seen)
     for callback in trainer.callbacks:
-        if note := getattr(callback, "note_details" if detail else "note_figures", None):
-            note(figures, higher_is_better or {})
+        if note := getattr(callback, "note_figures", None):
+            note(figures, about)
 
 
 class HeldOutFigures(Callback):
@@ -47,7 +51,8 @@ class HeldOutFigures(Callback):
     def _report(model: LightningModule, part: str) -> None:
         if model.held_out is None:
             return
-        better = {name: metric.higher_is_better for name, metric in model.held_out.items()}
+        own = {figure.name for figure in model.figures}
+        further = [Figure(name, "", m.higher_is_better) for name, m in model.held_out.items() if name not in own]
         figures = {f"{part}/{name}": float(value) for name, value in model.held_out.compute().items()}
         model.held_out.reset()
-        report(model, figures, {f"{part}/{name}": value for name, value in better.items() if value is not None})
+        report(model, figures, further)

@@ -8,15 +8,14 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_gen.core import (
+    Figure,
     ImageSpec,
     InputError,
-    Likelihood,
     at_least_float32,
     check_at_least,
     check_output,
     check_positive,
     evaluating,
-    fresh_generator,
     full_precision,
     keyed_generator,
 )
@@ -49,7 +48,7 @@ class SemiSupervisedVAE(VAE):
     The sum over classes is exact, so a step needs one pass per class. The labelled images are drawn at random with
     ``label_seed``, independently of their labels; labels of the other images are not used.
 
-    Without labels the likelihood is the bound on :math:`\log \frac1C \sum_y p(x \mid y)`, and :meth:`encode` uses the
+    Without labels the likelihood is the bound on :math:`\log \sum_y p(y)\, p(x \mid y)`, and :meth:`encode` uses the
     class that the classifier predicts.
 
     Args:
@@ -69,6 +68,12 @@ class SemiSupervisedVAE(VAE):
     """
 
     terms_class = ClassTerms
+
+    figures = (
+        *VAE.figures,
+        Figure("bound", "negative bound on the log-probability of images, nats"),
+        Figure("cross_entropy", "of the classifier, on labelled images, nats"),
+    )
 
     def __init__(
         self,
@@ -128,19 +133,6 @@ class SemiSupervisedVAE(VAE):
     def _log_classes(self, levels: Tensor) -> Tensor:
         logits = self.classifier(self.spec.to_unit(levels, self.dtype), None)
         return torch.log_softmax(at_least_float32(logits), 1)
-
-    def likelihood(
-        self, levels: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
-    ) -> Likelihood:
-        r"""Return the importance-weighted bound on log p(x | y), or without labels on
-        :math:`\log \frac1C \sum_y p(x \mid y)`."""
-        if labels is not None:
-            return super().likelihood(levels, labels, generator=generator)
-        generator = generator or fresh_generator()
-        every = torch.arange(self.spec.num_classes, device=self.device)[:, None].expand(-1, len(levels))
-        each = [VAE.likelihood(self, levels, own, generator=generator) for own in every]
-        nats = torch.stack([likelihood.nats for likelihood in each]).logsumexp(0) - math.log(len(each))
-        return each[0]._replace(nats=nats)
 
     def encode(self, levels: Tensor, labels: Tensor | None = None) -> Tensor:
         return super().encode(levels, self.classify(levels).argmax(1) if labels is None else labels)

@@ -9,6 +9,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lightning_gen.core import (
+    Figure,
     ImageSpec,
     InputError,
     Likelihood,
@@ -18,6 +19,7 @@ from lightning_gen.core import (
     evaluating,
     fresh_generator,
     full_precision,
+    heeded_labels,
     keyed_generator,
     normal,
     required_labels,
@@ -32,6 +34,9 @@ from lightning_gen.samplers import PriorSampler
 ROWS_AT_ONCE = 8192  # decoded images per chunk: memory must not grow with the number of importance samples
 NUMBERS_AT_ONCE = 2**26  # elements of one full-resolution feature map of a chunk
 COMMON_WIDTH = 64  # assumed channels of a network's full-resolution feature maps
+
+
+RECONSTRUCTION = Figure("reconstruction", "negative log-probability of the pixels given their latent, nats per image")
 
 
 class VariationalModel(GenerativeModule):
@@ -49,6 +54,14 @@ class VariationalModel(GenerativeModule):
 
     latent_dim: int
     prior: Prior
+
+    figures = (
+        *GenerativeModule.figures,
+        RECONSTRUCTION,
+        Figure("kl", "divergence of the posterior from the prior, nats per image"),
+        Figure("kl_per_dimension", "that of each coordinate of the latent"),
+        Figure("active_units", "coordinates of the latent that tell images apart"),
+    )
 
     def __init__(
         self,
@@ -122,10 +135,19 @@ class VariationalModel(GenerativeModule):
     def likelihood(
         self, levels: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Likelihood:
-        r"""Return the importance-weighted bound :math:`\mathbb E \log \frac1K \sum_k w_k \le \log p(x)`, nats (B,)."""
+        r"""Return the importance-weighted bound :math:`\mathbb E \log \frac1K \sum_k w_k \le \log p(x)`, nats (B,).
+
+        Of a class-conditional model it is that on :math:`\log p(x \mid y)`, or without labels, by one such bound for
+        each class, on :math:`\log \sum_y p(y)\, p(x \mid y)` with the classes' training frequencies.
+        """
         self.spec.check(levels)
-        labels = required_labels(self, labels, len(levels))
         generator = generator or fresh_generator()
+        if labels is None and self.conditional:
+            classes = torch.arange(self.spec.num_classes, device=self.device)[:, None].expand(-1, len(levels))
+            bounds = [self.likelihood(levels, own, generator=generator) for own in watched(classes)]
+            nats = torch.stack([bound.nats for bound in bounds])
+            return bounds[0]._replace(nats=(nats + self.class_shares.to(nats)[:, None].log()).logsumexp(0))
+        labels = heeded_labels(self, labels, len(levels))
         rows = rows_at_once(self.spec, self.pixels.out_channels)
         parts = [slice(first, first + rows) for first in range(0, max(len(levels), 1), rows)]
         bounds = [

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from lightning_gen.core import (
+    Figure,
     ImageSpec,
     InputError,
     Likelihood,
@@ -26,6 +27,7 @@ from lightning_gen.metrics.codes import CodePerplexity, ReconstructionBits, Used
 from lightning_gen.models.base import GenerativeModule
 from lightning_gen.models.code_prior import CodePrior, FittedPrior, HistogramPrior
 from lightning_gen.models.state import fingerprint
+from lightning_gen.models.variational import RECONSTRUCTION
 from lightning_gen.networks.quantize import Quantized, Quantizer, VectorQuantizer, perplexity
 from lightning_gen.samplers import CodeSampler
 
@@ -61,6 +63,16 @@ class VQVAE(GenerativeModule):
     Raises:
         InputError: for parts that do not fit the images or each other; at the start of training for a fitted prior.
     """
+
+    figures = (
+        *GenerativeModule.figures,
+        RECONSTRUCTION,
+        Figure("reconstruction_bpd", "bits per dimension given the codes: no likelihood", higher=False, leads=True),
+        Figure("code_cost", "negative log-probability of the codes, nats per image"),
+        Figure("commitment", "mean squared distance of what is quantized to its code"),
+        Figure("perplexity", "codes in use, weighed by their shares", leads=True),
+        Figure("used_codes", "codes in use at all", leads=True),
+    )
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from typing import Any
 
 from lightning_gen import __version__
 from lightning_gen.core import InputError, finite
-from lightning_gen.figures import describe, higher_is_better, part_of, place
+from lightning_gen.figures import describe, figure_of, part_of, place
 from lightning_gen.report.folders import Stamp, find_runs, stamp
 from lightning_gen.report.fronts import front
 from lightning_gen.report.pictures import Picture, read_picture, spread
@@ -108,13 +108,14 @@ class Report:
         self.marked = sum(bool(record["problems"]) for record in records)
         figures = sorted({name for record in records for name in [*record["last"], *record["logged"]]}, key=place)
         scored = sorted({n for r in records for figures in r["scored"].values() for n in figures}, key=place)
+        known = {name: about for run in runs for name, about in run.figures.items()}
         data = {
             "title": self.title,
             "roots": [str(root) for root in self.roots],
             "version": __version__,
             "built": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "live": live,
-            "figures": {name: describe(name) for name in [*figures, *scored]},
+            "figures": {name: describe(name, figure_of(name, known)) for name in [*figures, *scored]},
             "runs": records,
             "configs": varying_keys(runs, ids),
             "sweeps": sweeps,
@@ -263,12 +264,12 @@ def fronts(records: Sequence[dict[str, Any]], runs: Sequence[Run]) -> list[dict[
     for data in dict.fromkeys(record["data"] for record in records):
         own = [i for i, record in enumerate(records) if record["data"] == data]
         validated = {name for i in own for name in records[i]["last"] if part_of(name) == "val"}
-        names = [name for name in validated if higher_is_better(name) is not None]
-        for name in sorted(names, key=place):
+        directions = {name: figure.higher for i in own for name in validated if (figure := runs[i].figure(name))}
+        for name in sorted((name for name in directions if directions[name] is not None), key=place):
             for which in ("last", "best"):
                 values = [records[i][which].get(name) for i in own]
                 for cost in COSTS:
-                    places = front(values, [cost_of(runs[i], cost) for i in own], higher_is_better(name))
+                    places = front(values, [cost_of(runs[i], cost) for i in own], directions[name])
                     ids = [records[own[i]]["id"] for i in places]
                     found.append({"data": data, "figure": name, "which": which, "cost": cost, "runs": ids})
     return found

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lightning_gen.core import finite
-from lightning_gen.figures import higher_is_better, kind_of
+from lightning_gen.core import Figure, finite
+from lightning_gen.figures import figure_of
 from lightning_gen.report.curves import pack
 from lightning_gen.report.pictures import find_grids, find_others
 from lightning_gen.report.tables import Table, read_table
@@ -42,6 +42,7 @@ class Run:
         last: newest value of each validation and training figure.
         best: best value of those with a direction.
         scored: figures of ``lightning validate`` and ``lightning test``, by verb.
+        figures: what its figures are, as those that computed them declare it; of older runs nothing.
         facts: kind, number of samples and of images behind bits per dimension, by the part or verb they are of.
         controls: what real images score, by the part or verb, then ``floor`` or ``memoriser``, then the figure.
         curves: packed, see :func:`lightning_gen.report.curves.pack`.
@@ -59,12 +60,17 @@ class Run:
     last: dict[str, float] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
     scored: dict[str, dict[str, float]] = field(default_factory=dict)
+    figures: dict[str, dict[str, Any]] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     controls: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     curves: str = ""
     logged: list[str] = field(default_factory=list)
     grids: list[tuple[int, Path]] = field(default_factory=list)
     others: dict[str, tuple[int, Path]] = field(default_factory=dict)
+
+    def figure(self, name: str) -> Figure | None:
+        """Return what a figure of this run is, or None."""
+        return figure_of(name, self.figures)
 
     @property
     def family(self) -> str:
@@ -219,8 +225,10 @@ def _take_figures(run: Run, table: Table) -> None:
     from_table = {name: value for name, value in table.last().items() if not name.endswith("seconds")}
     run.last = from_table | _numbers(run.summary.get("last"))
     run.best = _numbers(run.summary.get("best"))
+    run.figures = {name: one for name, one in as_dict(run.summary.get("figures")).items() if _is_figure(one)}
     for name in run.last:
-        higher = higher_is_better(name)
+        figure = run.figure(name)
+        higher = None if figure is None else figure.higher
         if name not in run.best and higher is not None and name in table.names and name.startswith("val/"):
             _, values = table.column(name)
             if len(values):
@@ -239,10 +247,14 @@ def _take_figures(run: Run, table: Table) -> None:
         }
         run.facts[verb] = inside | {key: report[key] for key in ("checkpoint", "images_seen", "n") if key in report}
     for where, figures in {"val": run.last, **run.scored}.items():
-        kinds = {kind for name in figures if (kind := kind_of(name))}
+        kinds = {figure.kind for name in figures if (figure := run.figure(name)) is not None and figure.kind}
         told = run.facts.get(where, {}).get("kind")
         if told and kinds and told not in kinds:
             run.problems.append(f"bits per dimension are called {', '.join(sorted(kinds))}, but said to be {told}")
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {field.name for field in fields(Figure)}
 
 
 def _numbers(value: Any) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from lightning_gen.core import InputError, check, check_positive
-from lightning_gen.figures import higher_is_better
+from lightning_gen.figures import figure_of
 from lightning_gen.shipped import configs_folder, find_config, find_sweep
 from lightning_gen.sweeps.distributions import Distribution, choice, did_you_mean, is_number, read_distribution
 
@@ -334,8 +334,8 @@ def with_metric(sweep: SweepFile, metric: str | None) -> SweepFile:
     """
     if metric is None or metric == sweep.metric:
         return sweep
-    higher = higher_is_better(metric)
-    goal = sweep.goal if higher is None else GOALS[higher]
+    known = figure_of(metric)
+    goal = sweep.goal if known is None or known.higher is None else GOALS[known.higher]
     return _sweep(sweep.path, {**sweep.raw, "metric": {"name": metric, "goal": goal}})
 
 

@@ -149,7 +149,7 @@ class Script(Callback):
         self.rows = iter(rows)
 
     def on_validation_epoch_end(self, trainer, pl_module):
-        report(pl_module, next(self.rows), detail=True)
+        report(pl_module, next(self.rows))
 
 
 class Watch(Callback):
@@ -260,7 +260,7 @@ def told(monitor: CollapseMonitor, *rows: dict[str, float]) -> list[str]:
     trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), sanity_checking=False, should_stop=False)
     for row in rows:
         model.images_seen += EVERY
-        monitor.note_details(row, {})
+        monitor.note_figures(row, {})
         monitor.on_validation_end(trainer, model)
     return lines
 

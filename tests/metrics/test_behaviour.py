@@ -86,7 +86,7 @@ def test_precision_falls_with_quality():
 def test_recall_falls_with_every_class_dropped_and_precision_does_not():
     score = scores(PrecisionRecall(), DensityCoverage(), Diversity())
     figures = [score(HELD_OUT[classes > LABELS]) for classes in (10, 7, 4, 1)]
-    for name in ("recall_digits", "coverage_digits", "diversity_digits"):
+    for name in ("recall_digits", "coverage_digits", "pairwise_distance_digits"):
         values = [f[name] for f in figures]
         assert falling(values), name
         assert values[-1] < 0.5 * values[0]

@@ -104,7 +104,7 @@ def test_names_say_extractor_reference_and_detail():
         *("copy_share_pixels", "copy_share_pixels_low", "copy_share_pixels_high"),
         *("copy_share_pixels_ceiling", "copied_pixels", "copied_pixels_low", "copied_pixels_high"),
         "copied_pixels_detectable",
-        *("diversity_projection", "vendi_projection"),
+        *("pairwise_distance_projection", "vendi_projection"),
         *("kid_projection", "kid_projection_stderr", "kid_projection_subsets", "kid_projection_subsets_std"),
         *("kid_projection_heldout", "kid_projection_heldout_stderr"),
         *("kid_projection_heldout_subsets", "kid_projection_heldout_subsets_std"),
@@ -303,7 +303,7 @@ def test_neighbourhoods_and_diversity_take_equal_n_by_the_fixed_permutation():
     small.set_reference("train", images(70, 1)[fixed_permutation(70)[:30]], SPEC)
     small.update(images(120, 3)[fixed_permutation(120)[:30]], torch.arange(30))
     distances = ("precision_projection", "recall_projection", "density_projection", "coverage_projection")
-    for name in (*distances, "diversity_projection"):
+    for name in (*distances, "pairwise_distance_projection"):
         assert capped.compute()[name] == pytest.approx(small.compute()[name], rel=1e-10), name
 
 
@@ -545,7 +545,7 @@ def test_constant_images_have_figures_that_say_so(caplog):
     figures = suite.compute()
     assert figures["fid_projection"] > 1
     assert figures["is_projection"] == pytest.approx(1.0)
-    assert figures["diversity_projection"] == pytest.approx(0.0, abs=1e-6)
+    assert figures["pairwise_distance_projection"] == pytest.approx(0.0, abs=1e-6)
     assert figures["recall_projection"] == 0.0
     assert "same features" in caplog.text
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_gen.bijections import UniformDequantizer
 from lightning_gen.core import (
+    Figure,
     ImageSpec,
     InputError,
     Likelihood,
@@ -54,6 +55,12 @@ class ClassicalModel(GenerativeModule):
     """
 
     automatic_optimization = False
+
+    figures = (
+        *GenerativeModule.figures,
+        Figure("nats", "log-probability of images"),
+        Figure("objective", "what EM raises: log-probability of the training images, with the prior's"),
+    )
 
     def __init__(
         self,
