@@ -1,8 +1,9 @@
 """Evaluation: draw samples, score them against real images, log the figures."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,13 +19,16 @@ from lightning_gen.core import (
     ProgressLine,
     Unavailable,
     check,
+    check_above,
     check_at_least,
     describe,
+    keyed_generator,
     watching,
 )
 from lightning_gen.data import ImageDataModule, Images
 from lightning_gen.evaluation import (
     FIGURES,
+    affordable,
     bits_of,
     check_data,
     check_enough,
@@ -61,6 +65,8 @@ class GenerativeEvaluation(WritesPictures, Callback):
         cache: keep the features of real images on disk.
         per_class: also score each class alone (``val/fid_digits_class3``); needs a class-conditional model.
         neighbours: write ``samples/<images seen>-neighbours.png``, samples beside their nearest training images.
+        minutes: of drawing samples, and of taking likelihoods, in each evaluation of a training run; a model that is
+            slower is scored on fewer images, as many at each evaluation, and the run says so. None sets no limit.
 
     Raises:
         InputError: for a number below 1, fewer samples than a metric needs, figures per class of a model without
@@ -78,9 +84,11 @@ class GenerativeEvaluation(WritesPictures, Callback):
         per_class: bool = False,
         neighbours: bool = False,
         likelihood: bool | int = True,
+        minutes: float | None = 5.0,
     ):
         self.interval = Interval(every, "evaluation.every")
         check_at_least("evaluation", 1, n=n, batch_size=batch_size)
+        check_above("evaluation", 0, minutes=minutes)
         if extractor is None and metrics:
             raise InputError("evaluation.metrics need features: give evaluation.extractor, such as DigitsExtractor")
         if extractor is not None and not metrics:
@@ -95,6 +103,8 @@ class GenerativeEvaluation(WritesPictures, Callback):
         self.per_class = per_class
         self.neighbours = neighbours
         self.likelihood = likelihood
+        self.minutes = minutes
+        self.affordable: dict[str, int] = {}
         self.likelihood_facts: dict[str, Any] = {}
         self.suite = None
         if extractor is not None:
@@ -149,10 +159,10 @@ class GenerativeEvaluation(WritesPictures, Callback):
             }
 
     def state_dict(self) -> dict[str, Any]:
-        return {"unfinished": self._unfinished}
+        return {"unfinished": self._unfinished, "affordable": self.affordable}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._unfinished = state_dict["unfinished"]
+        self._unfinished, self.affordable = state_dict["unfinished"], dict(state_dict.get("affordable", {}))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.interval.start(pl_module.images_seen)
@@ -183,6 +193,8 @@ class GenerativeEvaluation(WritesPictures, Callback):
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule, part: str) -> None:
         figures: dict[str, float] = {}
+        if self.minutes is not None and trainer.state.fn == "fit" and not trainer.fast_dev_run:
+            self._settle_numbers(trainer, pl_module, part)
         with watching(ProgressLine("evaluation", pl_module.print)):
             if self._scores_likelihood(pl_module):
                 figures |= self._likelihood_figures(trainer, pl_module, part)
@@ -195,6 +207,31 @@ class GenerativeEvaluation(WritesPictures, Callback):
         self.results = {f"{part}/{name}": value for name, value in figures.items()}
         report(pl_module, self.results, (*FIGURES, *(() if self.suite is None else self.suite.figures)))
 
+    def _settle_numbers(self, trainer: Trainer, pl_module: LightningModule, part: str) -> None:
+        """Find out, once in a run, how many images can be scored in the minutes given."""
+
+        def settle(what: str, n: int, least: int, work: Callable[[int], object]) -> None:
+            if what in self.affordable:
+                return
+            found = max(least, affordable(n, self.batch_size, work, 60 * self.minutes, pl_module.ranks))
+            self.affordable[what] = found
+            if found < n:
+                limit = f"{self.minutes:g} minutes (evaluation.minutes)"
+                pl_module.print(f"note: {what} of {found:,} images at each evaluation: {n:,} would take over {limit}")
+
+        if self._scores_likelihood(pl_module):
+            images = trainer.datamodule.images(part)
+            with suppress(InputError):  # which the evaluation itself meets
+                work = partial(bits_of, pl_module, images, batch_size=self.batch_size, seed=pl_module.seed)
+                settle("likelihoods", self._likelihoods_of(images), 1, work)
+        if self.suite is not None:
+            least = max(metric.least for metric in self.suite.metrics)
+            generator = keyed_generator(pl_module.seed, "evaluation", 0)
+            settle("samples", self.n, least, lambda n: pl_module.sample(n, generator=generator))
+
+    def _likelihoods_of(self, images: Images) -> int:
+        return len(images.levels) if self.likelihood is True else min(self.likelihood, len(images.levels))
+
     def _accuracy(self, trainer: Trainer, pl_module: LightningModule, images: Images) -> dict[str, float]:
         if images.labels is None:
             return {}
@@ -205,10 +242,12 @@ class GenerativeEvaluation(WritesPictures, Callback):
 
     def _likelihood_figures(self, trainer: Trainer, pl_module: LightningModule, part: str) -> dict[str, float]:
         images = trainer.datamodule.images(part)
-        n = None if self.likelihood is True else self.likelihood
-        if trainer.fast_dev_run:
-            n = min(n or 2 * self.batch_size, 2 * self.batch_size)
         in_training = trainer.state.fn == "fit"
+        n = self._likelihoods_of(images)
+        if trainer.fast_dev_run:
+            n = min(n, 2 * self.batch_size)
+        elif in_training:
+            n = min(n, self.affordable.get("likelihoods", n))
         try:
             # In training a figure that is no number ends nothing; a checkpoint with it is never the best.
             bits = bits_of(pl_module, images, n, self.batch_size, pl_module.seed, pl_module.ranks, tolerant=in_training)
@@ -227,6 +266,8 @@ class GenerativeEvaluation(WritesPictures, Callback):
             self._references = part
         self.suite.reset()
         n = 2 * self.batch_size if trainer.fast_dev_run else self.n
+        if trainer.state.fn == "fit":
+            n = min(n, self.affordable.get("samples", n))
         labels = sample_labels(pl_module, trainer.datamodule, n)
         first = draw_samples(pl_module, self.suite, n, self.batch_size, pl_module.seed, labels, *pl_module.ranks)
         figures = self.suite.compute()

@@ -14,12 +14,15 @@ from lightning_gen.models.base import GenerativeModule
 
 
 class WritesPictures:
-    """Mixin of callbacks that write pictures into ``samples/`` of the run; a trial run writes none."""
+    """Mixin of callbacks that write pictures into ``samples/`` of the run; a trial run writes none.
+
+    Every rank draws them, since a model's parameters may be spread over all of them; the first one writes them.
+    """
 
     folder: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and not trainer.fast_dev_run:
+        if stage == "fit" and not trainer.fast_dev_run and trainer.is_global_zero:
             self.folder = Path(trainer.log_dir) / "samples"
 
     def write(self, image: Image.Image, name: str) -> None:
@@ -56,7 +59,7 @@ class SampleGrid(WritesPictures, Callback):
         self.write(grid_picture(torch.from_numpy(levels[places]), trainer.datamodule.spec), "training.png")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        wanted = self.n and trainer.state.fn == "fit" and trainer.is_global_zero and not trainer.sanity_checking
+        wanted = self.n and trainer.state.fn == "fit" and not trainer.sanity_checking
         if not wanted or not isinstance(pl_module, GenerativeModule):
             return
         labels, columns = None, self.columns

@@ -36,7 +36,7 @@ class HeldOutPictures(WritesPictures, Callback):
         self.completions = completions
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        wanted = trainer.state.fn == "fit" and trainer.is_global_zero and not trainer.sanity_checking
+        wanted = trainer.state.fn == "fit" and not trainer.sanity_checking
         if not wanted or not isinstance(trainer.datamodule, ImageDataModule):
             return
         images = trainer.datamodule.images("val")

@@ -4,6 +4,7 @@ Callbacks and verbs are shells around these functions.
 """
 
 from lightning_gen.core import Figure
+from lightning_gen.evaluation.costs import affordable
 from lightning_gen.evaluation.held_out import completions, interpolations, reconstructions
 from lightning_gen.evaluation.likelihoods import Bits, bits_of, choose_images, score_classes, score_likelihood, tensors
 from lightning_gen.evaluation.pictures import grid_picture, neighbour_sheet, picture, pixel_grid, save_png, to_pixels
@@ -22,6 +23,7 @@ FIGURES = (
 __all__ = [
     "FIGURES",
     "Bits",
+    "affordable",
     "bits_of",
     "check_data",
     "check_enough",

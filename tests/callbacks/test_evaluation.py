@@ -17,10 +17,11 @@ from lightning_gen.core.errors import Unavailable
 from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data import Digits, ImageDataModule
 from lightning_gen.data.source import Images, Source
-from lightning_gen.evaluation import draw_samples, neighbour_sheet, sample_labels, to_pixels
+from lightning_gen.evaluation import affordable, draw_samples, neighbour_sheet, sample_labels, to_pixels
 from lightning_gen.metrics import DigitsExtractor, FrechetDistance, MetricSuite
 from lightning_gen.models import GenerativeModule, ImageModule
 from lightning_gen.runs import RunFolder, read_metrics
+from lightning_gen.shipped import configs_folder
 
 CONFIG = str(Path(__file__).parents[1] / "conf" / "gan.yaml")
 CONDITIONAL = ["--model.generator.conditional=true", "--model.discriminator.conditional=true"]
@@ -353,3 +354,34 @@ def test_what_evaluation_needs_is_said_at_once(tmp_path, capsys):
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
     assert not list(tmp_path.rglob("version_*"))
+
+
+# What an evaluation may cost
+
+
+def test_what_is_affordable_is_whole_chunks_and_at_least_one(monkeypatch):
+    clock = iter(range(0, 1000, 3))  # a chunk takes three seconds
+    monkeypatch.setattr("lightning_gen.evaluation.costs.time.monotonic", lambda: next(clock))
+    done = []
+    assert affordable(2000, 500, done.append, 1e9) == 2000
+    assert affordable(2000, 500, done.append, 8) == 1000
+    assert affordable(2000, 500, done.append, 1) == 500
+    assert done == [500, 500, 500]
+    assert affordable(500, 500, done.append, 1) == 500
+    assert len(done) == 3, "one chunk is never too much, and needs no trial"
+
+
+def test_a_slow_model_is_scored_on_fewer_images_and_says_so(tmp_path, capsys):
+    config = str(configs_folder() / "vae" / "mlp-digits.yaml")
+    options = ["--budget.images=256", "--evaluation.every=128", "--evaluation.n=200", "--evaluation.batch_size=60"]
+    quick = ["--model.importance_samples=2", "--evaluation.minutes=1e-9", f"--run.root={tmp_path}"]
+    main(["fit", "--config", config, *options, *quick])
+    said = capsys.readouterr().err
+    limit = "would take over 1e-09 minutes (evaluation.minutes)"
+    assert said.count(f"note: samples of 60 images at each evaluation: 200 {limit}") == 1  # of two evaluations
+    assert said.count(f"note: likelihoods of 60 images at each evaluation: 200 {limit}") == 1
+    run = RunFolder.newest(str(tmp_path), "mlp-digits")
+    assert run.summary()["likelihood"]["n"] == 60
+    main(["validate", "--config", str(run.path / "config.yaml"), "--ckpt_path", str(run.last)])
+    validated = json.loads((run.path / "validate.json").read_text())
+    assert (validated["n"], validated["likelihood_n"]) == (200, 200)  # what was asked for by name is done in full
