@@ -1,6 +1,7 @@
 """From an exception to one line and an exit code."""
 
 import errno
+import re
 
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -25,6 +26,8 @@ def explain(error: Exception, folder: RunFolder | None) -> tuple[str, int]:
         return str(cause or error), 2
     if isinstance(error, OmegaConfBaseException):
         return f"the config cannot be resolved: {text.splitlines()[0]}", 2
+    if needed := re.search(r"Requirement '.*' not met.*", text):
+        return f"a package is missing: {needed[0]}", 2
     if isinstance(error, RuntimeError) and "Early stopping conditioned on metric" in text:
         return f"trainer.callbacks: {text}", 2
     if isinstance(error, TrainingDiverged):
@@ -32,6 +35,8 @@ def explain(error: Exception, folder: RunFolder | None) -> tuple[str, int]:
     good = "no checkpoint was written"
     if folder is not None and folder.last.is_file():
         good = f"the last good checkpoint is {folder.last}, go on from it with --ckpt_path last"
+    if isinstance(error, PermissionError):
+        return f"{error.filename}: no permission to read or write there; {good}", 2 if folder is None else 1
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full ({error.filename or 'while writing'}): free some space; {good}", 1
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(w in text.lower() for w in OUT_OF_MEMORY):

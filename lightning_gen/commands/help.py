@@ -46,6 +46,10 @@ class Listed(DefaultHelpFormatter):
 class TrainingParser(OneLineErrors, LightningArgumentParser):
     """A parser of one of LightningCLI's verbs."""
 
+    def _as_typed(self, key: str) -> str:
+        verb, _, rest = key.partition(".")
+        return rest if verb in TRAINING else super()._as_typed(key)
+
     def arrange(self, verb: str) -> None:
         """Give the help of a verb, whose options are all there, its texts."""
         self.usage = USAGE.format(verb=verb)

@@ -2,12 +2,13 @@
 
 import inspect
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
 
 from jsonargparse import Namespace
 
-from lightning_gen.core import InputError
+from lightning_gen.core import InputError, check
 
 # Options of Lightning's Trainer whose place is taken by the project's own: refused, with the key to use, never ignored.
 LENGTH = "a run's length is in images or minutes: --budget.images N, --budget.minutes M"
@@ -38,6 +39,14 @@ class RunOptions:
     threads: int | None = None
     wandb: bool = False
     tensorboard: bool = False
+
+
+def check_groups(options: Namespace, groups: Iterable[str]) -> None:
+    """Raise InputError where a config gives a group something else than its options, or a seed that is none."""
+    for group in groups:
+        if not isinstance(options[group], Namespace):
+            raise InputError(f"{group}: stands for several options: give them under it, or leave it out")
+    check("", "seed_everything", options.seed_everything, 0 <= options.seed_everything < 2**32, "from 0 to 4294967295")
 
 
 def refuse_replaced(trainer: Namespace) -> None:

@@ -44,12 +44,9 @@ def config_files(options: Namespace) -> list[Path]:
 
 def experiment_of(options: Namespace) -> str:
     """Return the name of the folder of a run's versions."""
-    if options.run.experiment:
-        return options.run.experiment
-    if sweep := agent_sweep():
-        return f"sweep-{sweep}"
-    files = config_files(options)
-    return files[0].stem if files else options.model.class_path.rpartition(".")[2].lower()
+    sweep = agent_sweep()
+    names = [file.stem for file in config_files(options)] or [options.model.class_path.rpartition(".")[2].lower()]
+    return options.run.experiment or (f"sweep-{sweep}" if sweep else names[0])
 
 
 def start_of_fit(options: Namespace, part: trial.Trial | None) -> Start:
@@ -70,7 +67,7 @@ def start_of_fit(options: Namespace, part: trial.Trial | None) -> Start:
         elif rank_zero_only.rank == 0:
             start.folder.clear(keep=trial.FILES)
     if options.ckpt_path is not None:
-        if options.init_from:
+        if options.init_from is not None:
             raise InputError("--ckpt_path goes on with a run, --init_from starts a new one: give one of them")
         start.path, run = _to_train_on(options, part)
         if run is not None:

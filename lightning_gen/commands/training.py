@@ -21,7 +21,7 @@ from lightning_gen.commands import loggers
 from lightning_gen.commands.callbacks import CALLBACKS, in_order
 from lightning_gen.commands.failures import explain
 from lightning_gen.commands.help import Listed, TrainingParser
-from lightning_gen.commands.options import RunOptions, refuse_nulls, refuse_replaced
+from lightning_gen.commands.options import RunOptions, check_groups, refuse_nulls, refuse_replaced
 from lightning_gen.commands.resume import check_fit, check_resumed, initialise_from
 from lightning_gen.commands.scores import check_predictions, report, write_predictions
 from lightning_gen.commands.screen import conclude, introduce, quieten, say
@@ -101,6 +101,7 @@ class TrainingCLI(LightningCLI):
         for key in ("model", "data"):
             if not self.options.get(key):
                 raise InputError(f"no {key}: give --config FILE, or --{key} CLASS")
+        check_groups(self.options, (*CALLBACKS, "run", "wandb", "trainer"))
         refuse_replaced(self.options.trainer)
 
     def _parse_ckpt_path(self) -> None:
@@ -165,7 +166,7 @@ class TrainingCLI(LightningCLI):
 
     def fit(self, model: ImageModule, **arguments: Any) -> None:
         describe(model, type(model).__name__)  # what a checkpoint could not hold is said now, not at the first save
-        if self.options.init_from:
+        if self.options.init_from is not None:
             initialise_from(model, Path(self.options.init_from))
         if self.start.path is not None:
             check_resumed(model, self.start, self.options.budget.images)
