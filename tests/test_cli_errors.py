@@ -39,6 +39,11 @@ FIT = [
     (["--trainer.max_epochs", "3"], r"trainer\.max_epochs: .*--budget\.images"),
     (["--trainer.max_steps", "3"], r"trainer\.max_steps: .*--budget\.images"),
     (["--trainer.strategy", "ddp_spawn"], r"trainer\.strategy: spawned processes .*; use ddp"),
+    (["--trainer.strategy", "ddp_notebook"], r"trainer\.strategy: spawned processes .*; use ddp"),
+    (
+        ["--trainer.callbacks", "ModelCheckpoint", "--trainer.callbacks.every_n_train_steps", "-1"],
+        r"every_n_train_steps=-1",
+    ),
     (["--trainer.barebones", "true"], r"trainer: .*barebones"),
     (["more.yaml"], r"unexpected 'more\.yaml': give --config more\.yaml"),
     (["budget.images", "5"], r"unexpected 'budget\.images': options begin with --"),
@@ -233,7 +238,7 @@ def test_a_folder_of_somebody_else(capsys, monkeypatch):
 
     monkeypatch.setattr(RunFolder, "unfinished", lambda root, experiment: refuses(f"{root}/{experiment}"))
     line = refused(capsys, *QUICKSTART, "--ckpt_path", "last", alone=False)
-    assert line == "runs/quickstart: no permission to read or write there; no checkpoint was written"
+    assert line == "runs/quickstart: permission denied: choose another folder; no checkpoint was written"
 
 
 @pytest.mark.parametrize("name", ["generator_clip", "discriminator_clip"])

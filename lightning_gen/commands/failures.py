@@ -11,6 +11,7 @@ from lightning_gen.commands.messages import input_error_behind
 from lightning_gen.runs import RunFolder
 from lightning_gen.steps.guard import TrainingDiverged
 
+NO_CHECKPOINT = "no checkpoint was written"
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -21,9 +22,9 @@ def explain(error: Exception, folder: RunFolder | None) -> tuple[str, int]:
         error: what was raised.
         folder: of the run, which may hold a checkpoint to go on from.
     """
-    cause, text = input_error_behind(error), str(error)
-    if cause is not None or isinstance(error, MisconfigurationException):
-        return str(cause or error), 2
+    text = str(error)
+    if cause := input_error_behind(error, MisconfigurationException):
+        return str(cause), 2
     if isinstance(error, OmegaConfBaseException):
         return f"the config cannot be resolved: {text.splitlines()[0]}", 2
     if needed := re.search(r"Requirement '.*' not met.*", text):
@@ -32,11 +33,10 @@ def explain(error: Exception, folder: RunFolder | None) -> tuple[str, int]:
         return f"trainer.callbacks: {text}", 2
     if isinstance(error, TrainingDiverged):
         return f"training diverged: {text}", 1
-    good = "no checkpoint was written"
-    if folder is not None and folder.last.is_file():
-        good = f"the last good checkpoint is {folder.last}, go on from it with --ckpt_path last"
-    if isinstance(error, PermissionError):
-        return f"{error.filename}: no permission to read or write there; {good}", 2 if folder is None else 1
+    last = folder.last if folder is not None and folder.last.is_file() else None
+    good = f"the last good checkpoint is {last}, go on from it with --ckpt_path last" if last else NO_CHECKPOINT
+    if isinstance(error, PermissionError | NotADirectoryError):
+        return f"{error.filename}: {error.strerror.lower()}: choose another folder; {good}", 1 if last else 2
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full ({error.filename or 'while writing'}): free some space; {good}", 1
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(w in text.lower() for w in OUT_OF_MEMORY):

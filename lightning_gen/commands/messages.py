@@ -77,11 +77,11 @@ class CommandParser(OneLineErrors, ArgumentParser):
             raise (input_error_behind(error) or error) from error
 
 
-def input_error_behind(error: BaseException) -> InputError | None:
-    """Return the InputError that ``error`` is or was raised from: parsers wrap what constructors raise."""
+def input_error_behind(error: BaseException, *further: type[BaseException]) -> BaseException | None:
+    """Return the InputError, or one of ``further``, that ``error`` is or was raised from: parsers wrap errors."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:
-        if isinstance(error, InputError):
+        if isinstance(error, (InputError, *further)):
             return error
         seen.append(error)
         error = error.__cause__ or error.__context__

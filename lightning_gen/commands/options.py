@@ -18,6 +18,7 @@ REPLACED = {
     **dict.fromkeys(("val_check_interval", "check_val_every_n_epoch"), INTERVAL),
     "default_root_dir": "runs are kept in --run.root DIR",
 }
+UNSET = {"check_val_every_n_epoch": 1}
 
 
 @dataclass
@@ -41,21 +42,25 @@ class RunOptions:
     tensorboard: bool = False
 
 
-def check_groups(options: Namespace, groups: Iterable[str]) -> None:
-    """Raise InputError where a config gives a group something else than its options, or a seed that is none."""
+def check_options(options: Namespace, groups: Iterable[str]) -> None:
+    """Refuse what the parser lets through.
+
+    Args:
+        options: of the command line.
+        groups: names of those that stand for several.
+
+    Raises:
+        InputError: where a config gives a group something else than its options, for a seed that is none, and for
+            options of Lightning's Trainer whose place is taken here, or that cannot work.
+    """
     for group in groups:
         if not isinstance(options[group], Namespace):
             raise InputError(f"{group}: stands for several options: give them under it, or leave it out")
     check("", "seed_everything", options.seed_everything, 0 <= options.seed_everything < 2**32, "from 0 to 4294967295")
-
-
-def refuse_replaced(trainer: Namespace) -> None:
-    """Raise InputError for an option of Lightning's Trainer that is another one here, or that cannot work."""
     for key, remedy in REPLACED.items():
-        unset = (None, -1, 1) if key == "check_val_every_n_epoch" else (None, -1)
-        if trainer.get(key) not in unset:
+        if options.trainer[key] not in (None, -1, UNSET.get(key)):
             raise InputError(f"trainer.{key}: {remedy}")
-    if "spawn" in str(trainer.strategy) or "fork" in str(trainer.strategy):
+    if any(way in str(options.trainer.strategy) for way in ("spawn", "fork", "notebook")):
         raise InputError("trainer.strategy: spawned processes give no results back; use ddp")
 
 

@@ -21,7 +21,7 @@ from lightning_gen.commands import loggers
 from lightning_gen.commands.callbacks import CALLBACKS, in_order
 from lightning_gen.commands.failures import explain
 from lightning_gen.commands.help import Listed, TrainingParser
-from lightning_gen.commands.options import RunOptions, check_groups, refuse_nulls, refuse_replaced
+from lightning_gen.commands.options import RunOptions, check_options, refuse_nulls
 from lightning_gen.commands.resume import check_fit, check_resumed, initialise_from
 from lightning_gen.commands.scores import check_predictions, report, write_predictions
 from lightning_gen.commands.screen import conclude, introduce, quieten, say
@@ -101,8 +101,7 @@ class TrainingCLI(LightningCLI):
         for key in ("model", "data"):
             if not self.options.get(key):
                 raise InputError(f"no {key}: give --config FILE, or --{key} CLASS")
-        check_groups(self.options, (*CALLBACKS, "run", "wandb", "trainer"))
-        refuse_replaced(self.options.trainer)
+        check_options(self.options, (*CALLBACKS, "run", "wandb", "trainer"))
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: a checkpoint never overrides the config."""
@@ -179,6 +178,10 @@ class TrainingCLI(LightningCLI):
             loggers.finish(self.trainer, self.start.own_folder)
         conclude(model, self.trainer, self.start, time.monotonic() - started)
 
+    def after_instantiate_classes(self) -> None:
+        if self.verb != "fit":
+            check_fit(self.model, self.start.checkpoint["state_dict"], self.start.path)
+
     def validate(self, **arguments: Any) -> None:
         self._score(self.trainer.validate, arguments)
 
@@ -186,7 +189,6 @@ class TrainingCLI(LightningCLI):
         self._score(self.trainer.test, arguments)
 
     def _score(self, loop: Any, arguments: dict[str, Any]) -> None:
-        check_fit(self.model, self.start.checkpoint["state_dict"], self.start.path)
         loop(**arguments | {"verbose": False})
         report(self.verb, self.trainer, self.model, self.datamodule, self.start.path)
 
