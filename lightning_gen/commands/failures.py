@@ -36,7 +36,7 @@ def explain(error: Exception, folder: RunFolder | None) -> tuple[str, int]:
     last = folder.last if folder is not None and folder.last.is_file() else None
     good = f"the last good checkpoint is {last}, go on from it with --ckpt_path last" if last else NO_CHECKPOINT
     if isinstance(error, PermissionError | NotADirectoryError):
-        return f"{error.filename}: {error.strerror.lower()}: choose another folder; {good}", 1 if last else 2
+        return f"{text.partition('] ')[2] or text}: choose another folder; {good}", 1 if last else 2
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full ({error.filename or 'while writing'}): free some space; {good}", 1
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(w in text.lower() for w in OUT_OF_MEMORY):

@@ -93,13 +93,11 @@ def _may_be_null(cls: type, argument: str) -> bool:
     functions = [vars(owner).get("__init__") for owner in cls.__mro__]
     for function in filter(inspect.isfunction, functions):
         parameter = inspect.signature(function).parameters.get(argument)
-        if parameter is not None:
-            try:
-                return parameter.default is None or _takes_none(get_type_hints(function).get(argument, Any))
-            except NameError:  # a hint that is for type checkers alone
-                return True
+        if parameter is None:
+            continue
+        try:
+            kind = get_type_hints(function).get(argument, Any)
+        except NameError:  # a hint that is for type checkers alone
+            return True
+        return parameter.default is None or kind in (Any, object, None) or type(None) in get_args(kind)
     return True
-
-
-def _takes_none(kind: Any) -> bool:
-    return kind in (Any, object, None) or type(None) in get_args(kind)
