@@ -50,7 +50,7 @@ from sklearn.mixture import GaussianMixture
 
 from lightning_gen import cli
 from lightning_gen.callbacks.recorder import git_commit, package_versions
-from lightning_gen.commands.training import differences
+from lightning_gen.commands.resume import differences
 from lightning_gen.core.errors import InputError
 from lightning_gen.core.files import finite
 from lightning_gen.data import Digits, ImageDataModule, Source

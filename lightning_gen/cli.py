@@ -109,4 +109,6 @@ def find_configs(args: Sequence[str]) -> list[str]:
 
 def find_config(name: str) -> str:
     """Return the path of one config file; a config as JSON, as sweep agents pass it, stays as it is."""
+    if not name or name.startswith("--"):
+        raise InputError("--config needs a file" + (f", got {name}" if name else ""))
     return name if name.lstrip().startswith("{") else str(shipped.find_config(name))

@@ -20,9 +20,36 @@ def find_config(name: str) -> Path:
     """Return the path of a config file: as given, or ``configs/...`` among those of the package.
 
     Raises:
-        InputError: for a file that is in neither place, naming the nearest one.
+        InputError: for a file that is in neither place, naming the nearest one, or that is no config.
     """
-    return _find(name, "configs", configs_folder(), "config file")
+    path = _find(name, "configs", configs_folder(), "config file")
+    check_config(path)
+    return path
+
+
+def check_config(path: Path) -> None:
+    """Raise InputError unless a file holds a mapping, as YAML in UTF-8, without a key that hides another."""
+    import yaml  # which the general help does without
+
+    try:
+        with path.open(encoding="utf-8") as file:
+            root = yaml.compose(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is no text in UTF-8: give a config, saved as UTF-8") from None
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"the config cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(root, yaml.MappingNode):
+        raise InputError(f"{path}: a config must be a mapping of keys, such as model: and data:")
+    nodes: list[yaml.Node] = [root]
+    for node in nodes:  # which become more on the way
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        keys = [key.value for key, _ in pairs]
+        for i, (key, _) in enumerate(pairs):
+            if key.value in keys[:i] and key.value != "<<":
+                line = key.start_mark.line + 1
+                raise InputError(f"{path}: {key.value} stands here twice (line {line}), and the last alone would count")
+        inside = node.value if isinstance(node, yaml.SequenceNode) else [value for _, value in pairs]
+        nodes += [child for child in inside if child not in nodes]
 
 
 def find_sweep(name: str) -> Path:

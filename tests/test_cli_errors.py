@@ -1,10 +1,13 @@
 """Bad input at the command line: one line that names the thing and the remedy, exit code 2, nothing left behind."""
 
+import errno
 import re
 
 import pytest
 import torch
 from refusals import refused
+
+from lightning_gen.runs import RunFolder
 
 QUICKSTART = ["fit", "--config", "configs/quickstart.yaml", "--budget.images=64"]  # what is not refused costs little
 
@@ -20,9 +23,22 @@ FIT = [
     (["--budget.images", "-5"], r"budget\.images must be above 0, got -5"),
     (["--budget.imgaes", "5"], r"budget\.imgaes: no such option.*'budget\.images'"),
     (["--budget.images", "null"], r"how long should the run last\? give --budget\.images"),
+    (["--budget.images"], r"budget\.images: needs a value"),
+    (["--budget", "5"], r"budget: stands for several options: give them one by one, as --budget\.KEY VALUE"),
+    (["--budget", "{nope: 5}"], r"budget\.nope: no such option"),
+    (["--budget.images.x", "5"], r"budget\.images\.x: no such option"),
+    (["--seed_everything", "-1"], r"seed_everything must be from 0 to 4294967295, got -1"),
+    (["--trainer.logger", "Nope"], r"trainer\.logger: expected a Logger, .* got 'Nope'"),
+    (["--trainer.logger", "CometLogger"], r"a package is missing: .*comet-ml.*pip install"),
+    (["--trainer.callbacks", "Nope"], r"trainer\.callbacks: there is no class 'Nope'"),
     (["--trainer.max_epochs", "3"], r"trainer\.max_epochs: .*--budget\.images"),
     (["--trainer.max_steps", "3"], r"trainer\.max_steps: .*--budget\.images"),
     (["--trainer.strategy", "ddp_spawn"], r"trainer\.strategy: spawned processes .*; use ddp"),
+    (["--trainer.strategy", "ddp_notebook"], r"trainer\.strategy: spawned processes .*; use ddp"),
+    (
+        ["--trainer.callbacks", "ModelCheckpoint", "--trainer.callbacks.every_n_train_steps", "-1"],
+        r"every_n_train_steps=-1",
+    ),
     (["--trainer.barebones", "true"], r"trainer: .*barebones"),
     (["more.yaml"], r"unexpected 'more\.yaml': give --config more\.yaml"),
     (["budget.images", "5"], r"unexpected 'budget\.images': options begin with --"),
@@ -49,6 +65,9 @@ FIT = [
     (["--model.generator_optimizer.lr", "fast"], r"model\.generator_optimizer\.lr: expected a number, got 'fast'"),
     (["--model.critic_steps", "0"], r"critic_steps must be at least 1, got 0"),
     (["--model.generator.widths", "[16, 0]"], r"MLPGenerator\.widths\[1\] must be a positive integer, got 0"),
+    (["--data", "null"], r"^data: is required"),
+    (["--data", "unwritten.Images"], r"data: unwritten\.py cannot be imported: .*line 1"),
+    (["--data", "incomplete.Images"], r"data: incomplete cannot be imported: No module named 'nowhere_to_be_found'"),
     (["--data.source", "lightning_gen.data.ImageFolder"], r"data\.source\.root: is required"),
     (["--data.source", "Digitz"], r"data\.source: .*'Digitz'"),
     (
@@ -56,6 +75,10 @@ FIT = [
         r"nowhere: no such folder",
     ),
     (["--ckpt_path", "nope.ckpt"], r"no checkpoint at nope\.ckpt"),
+    (["--ckpt_path", "full"], r"no checkpoint at full \(it is a folder\)"),
+    (["--init_from", ""], r"no checkpoint at"),
+    (["--run.root", "text.ckpt"], r"cannot make a run folder in text\.ckpt/.*; choose another --run\.root"),
+    (["", "5"], r"unexpected '': options begin with --"),
     (["--ckpt_path", "last"], r"--ckpt_path last: no unfinished run in runs/quickstart"),
     (["--ckpt_path", "last", "--init_from", "x"], r"--ckpt_path goes on with a run, --init_from starts a new one"),
     (["--ckpt_path", "text.ckpt"], r"text\.ckpt is not a checkpoint, or was cut short"),
@@ -68,8 +91,9 @@ FIT = [
         r"no figure named 'val/nope'; this run has: .*val/fid_digits",
     ),
     (["--config", "interpolation.yaml"], r"the config cannot be resolved: .*nothing\.here"),
-    (["--config", "broken.yaml"], r"the config cannot be read: .*line 1"),
-    (["--config", "list.yaml"], r"a config must be a mapping of keys"),
+    (["--config", "full"], r"full is a folder: give a config file"),
+    (["--config", ""], r"--config needs a file"),
+    (["--config", "--budget.images=5"], r"--config needs a file, got --budget\.images=5"),
     (["--run.threads", "0"], r"run\.threads must be at least 1"),
     (["--diagnostics.n", "-1"], r"diagnostics\.n must be at least 0, got -1"),
     (["--collapse.patience", "0"], r"collapse\.patience must be at least 1, got 0"),
@@ -147,12 +171,31 @@ OTHER = [
 ]
 
 
+# (what a further config holds, what the one line must say)
+CONFIGS = [
+    ("model: [unclosed\n", r"the config cannot be read: .*bad\.yaml.*line 1"),
+    ("budget:\n\timages: 5\n", r"the config cannot be read: .*bad\.yaml.*line 2"),
+    ("- a\n- b\n", r"bad\.yaml: a config must be a mapping of keys"),
+    ("", r"bad\.yaml: a config must be a mapping of keys"),
+    ("run: {experiment: Größe}\n".encode("latin-1"), r"bad\.yaml is no text in UTF-8"),
+    (bytes(range(256)), r"the config cannot be read|bad\.yaml is no text in UTF-8"),
+    ("budget: {images: 64}\nrun: {}\nbudget: {minutes: 1}\n", r"bad\.yaml: budget stands here twice \(line 3\)"),
+    ("fit: {budget: {images: 64}}\n", r"keys stand at a config's top, with no fit: above them"),
+    ("modell: {class_path: GAN}\n", r"modell(\.\w+)?: no such option \(did you mean 'model'\?\)"),
+    ("budget:\n# images: 64\n", r"budget: stands for several options: give them under it, or leave it out"),
+    ("budget: [64]\n", r"budget: stands for several options: give them under it, or leave it out"),
+    ("trainer: 5\n", r"trainer: stands for several options: give them under it, or leave it out"),
+    ("data: {class_path: ImageDataModule, init_args: [1]}\n", r"data: init_args must be a mapping of arguments"),
+    ("data: {init_args: {source: [Digits]}}\n", r"data\.source: .*Digits.* is not the import path of a Source"),
+]
+
+
 @pytest.fixture(autouse=True)
 def _workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
-    (tmp_path / "broken.yaml").write_text("model: [unclosed\n")
-    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    (tmp_path / "unwritten.py").write_text("class Images(:\n")
+    (tmp_path / "incomplete.py").write_text("import nowhere_to_be_found\n")
     (tmp_path / "interpolation.yaml").write_text("budget: {images: '${nothing.here}'}\n")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
@@ -172,6 +215,22 @@ def test_bad_fit(group, capsys, tmp_path):
         assert re.search(expected, line), (arguments, line)
         if "--checkpoint.monitor" not in arguments:
             assert not (tmp_path / "runs").exists(), f"{arguments}: a run folder was left behind"
+
+
+@pytest.mark.parametrize(("content", "expected"), CONFIGS, ids=[expected[:30] for _, expected in CONFIGS])
+def test_bad_config(content, expected, capsys, tmp_path):
+    (tmp_path / "bad.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    line = refused(capsys, *QUICKSTART, "--config", "bad.yaml", alone=False)
+    assert re.search(expected, line), line
+
+
+def test_a_folder_of_somebody_else(capsys, monkeypatch):
+    def refuses(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(RunFolder, "unfinished", lambda root, experiment: refuses(f"{root}/{experiment}"))
+    line = refused(capsys, *QUICKSTART, "--ckpt_path", "last", alone=False)
+    assert line == "Permission denied: 'runs/quickstart': choose another folder; no checkpoint was written"
 
 
 @pytest.mark.parametrize("name", ["generator_clip", "discriminator_clip"])

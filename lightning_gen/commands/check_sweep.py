@@ -23,7 +23,8 @@ from jsonargparse import Namespace
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_gen.commands.messages import input_error_behind
-from lightning_gen.commands.training import TrainingCLI, quieten
+from lightning_gen.commands.screen import quieten
+from lightning_gen.commands.training import TrainingCLI
 from lightning_gen.core import InputError
 from lightning_gen.shipped import find_config
 from lightning_gen.sweeps.command import plain_values
@@ -44,8 +45,9 @@ class ParsingCLI(TrainingCLI):
 
     def __init__(self):
         quieten()
+        super().__init__("fit", ["fit"])
         with suppress(_Built):
-            super().__init__("fit", ["fit"])
+            self.run()
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         raise _Built

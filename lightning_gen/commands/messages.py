@@ -19,12 +19,21 @@ SPOKEN = {
     "int": "a whole number",
     "float": "a number",
     "str": "text",
+    "Iterable": "a list",
     "list": "a list",
     "Sequence": "a list",
     "dict": "a mapping",
     "Mapping": "a mapping",
 }
 """Types as messages name them."""
+# What a report says of a key, and the line for it.
+PLAIN = {
+    r"Subcommand '(\w+)' does not accept option '\1\.": "keys stand at a config's top, with no {0}: above them",
+    r"Unable to load config": "stands for several options: give them one by one, as --{key}.KEY VALUE",
+    r"Unexpected config": "a config must be a mapping of keys, such as model: and data:",
+    r"has no attribute 'keys'": "init_args must be a mapping of arguments",
+    r"- (.* \((\w+)\.py, line \d+\))$": "{1}.py cannot be imported: {0}",
+}
 MARKED = re.compile(f"{BEGIN}(.*?){MIDDLE}(.*?){END}", re.DOTALL)
 
 
@@ -68,11 +77,11 @@ class CommandParser(OneLineErrors, ArgumentParser):
             raise (input_error_behind(error) or error) from error
 
 
-def input_error_behind(error: BaseException) -> InputError | None:
-    """Return the InputError that ``error`` is or was raised from: parsers wrap what constructors raise."""
+def input_error_behind(error: BaseException, *further: type[BaseException]) -> BaseException | None:
+    """Return the InputError, or one of ``further``, that ``error`` is or was raised from: parsers wrap errors."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:
-        if isinstance(error, InputError):
+        if isinstance(error, (InputError, *further)):
             return error
         seen.append(error)
         error = error.__cause__ or error.__context__
@@ -90,19 +99,23 @@ def condense(message: str, parser: ArgumentParser) -> tuple[str, str]:
     key = found[1] if found else ""
     if nested := MARKED.search(message):
         return ".".join(part for part in (key, nested[1]) if part), nested[2]
-    if unknown := re.search(r"unrecognized arguments: --?([\w.\-]+)|Option '([\w.\-]+)' is not accepted", message):
-        name = unknown[1] or unknown[2]
+    for pattern, text in PLAIN.items():
+        if found := re.search(pattern, message, re.MULTILINE):
+            return key, text.format(*found.groups(), key=key)
+    unlisted = r"unrecognized arguments: --?([\w.\-]+)|Option '([\w.\-]+)' is not accepted|accept option '([\w.\-]+)'"
+    if unknown := re.search(unlisted, message):
+        name = unknown[unknown.lastindex]
         return ".".join(part for part in (key, name) if part), f"no such option{nearest_option(name, parser)}"
-    if bare := re.search(r"unrecognized arguments: ([^-\s]\S*)", message):
+    if bare := re.search(r"unrecognized arguments: ((?!-)\S*)", message):
         is_config = bare[1].endswith((".yaml", ".yml")) and any(action.dest == "config" for action in parser._actions)
         return "", f"unexpected {bare[1]!r}: " + (f"give --config {bare[1]}" if is_config else "options begin with --")
     if missing := re.search(r"the following arguments are required: (.*)", message):
         names = [name for name in re.split(r",\s*", missing[1].strip()) if name]
         return ".".join(part for part in (key, names[0]) if part), "is required" + _also(names[1:], parser)
+    if bare := re.search(r"argument --?([\w.\-]+): expected one argument", message):
+        return bare[1], "needs a value"
     if configs := re.search(r"Problems parsing config: (.*)", message, re.DOTALL):
         return "", f"the config cannot be read: {' '.join(configs[1].split())}"
-    if "Unexpected config" in message:
-        return "", "a config must be a mapping of keys, such as model: and data:"
     if choice := re.search(r"argument (?:-\w, ?)?-*([\w.\-]+)[^:]*: (invalid choice: .*)", message, re.DOTALL):
         return ".".join(part for part in (key, choice[1]) if part), " ".join(choice[2].split())
     if (path := _class_path(message)) is not None:
@@ -117,8 +130,8 @@ def condense(message: str, parser: ArgumentParser) -> tuple[str, str]:
 
 def explain_list_item(key: str, text: str) -> tuple[str, str]:
     """Return (key, what is wrong with it), with the remedy where the key is of a list's item, which is no option."""
-    if number := re.search(r"NestedArg\(key='(\d+)'", text):
-        key = f"{key}.{number[1]}"
+    if nested := re.search(r"NestedArg\(key='([^']+)'", text):
+        key, text = f"{key}.{nested[1]}", "no such option"
     if item := re.match(r"(.+?)\.\d+(?:\.|$)", key):
         text = f"{item[1]} is a list, which is given as a whole: --{item[1]} '[...]'"
     return key, text
@@ -126,7 +139,9 @@ def explain_list_item(key: str, text: str) -> tuple[str, str]:
 
 def nearest_option(name: str, parser: ArgumentParser) -> str:
     """Return a hint at the option nearest to ``name``, or ''."""
-    known = sorted({str(action.dest) for action in parser._actions if not str(action.dest).endswith("help")})
+    verbs = [verb for action in parser._actions if isinstance(action.choices, dict) for verb in action.choices.values()]
+    actions = [action for parser in (verbs or [parser]) for action in parser._actions]
+    known = sorted({str(action.dest) for action in actions if not str(action.dest).endswith("help")})
     begun = [option for option in known if option.startswith(name)]
     near = begun if len(begun) == 1 else difflib.get_close_matches(name, known, 1, 0.6)
     head = name.partition(".")[0]
@@ -141,6 +156,8 @@ def no_class(path: str, message: str) -> str:
     root = path.partition(".")[0]
     if "." in path and root.isidentifier() and root not in sys.modules and importlib.util.find_spec(root) is None:
         return f"there is no module {root!r}: install it, or run where {root}.py lies"
+    if "." in path and root.isidentifier() and (failure := _import_failure(path.rpartition(".")[0])):
+        return failure
     if base is None:  # of a list, whose report does not say which classes would do
         wanted = re.search(r"Not a valid subclass of (\w+)", message)
         if wanted or not re.fullmatch(r"[^\W\d][\w.]*", path):
@@ -154,6 +171,17 @@ def no_class(path: str, message: str) -> str:
     if near:
         return f"{text} (did you mean {near[0]!r}?)"
     return text + (f"; known ones are {', '.join(known)}" if 0 < len(known) <= 12 else "")
+
+
+def _import_failure(module: str) -> str:
+    """Say why a module that is there cannot be imported, or return ''."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        return "" if module.startswith(str(error.name)) else f"{module} cannot be imported: {error}"
+    except Exception as error:  # whatever its code raises
+        return f"{module} cannot be imported: {type(error).__name__}: {error}"
+    return ""
 
 
 def _with_article(name: str) -> str:
@@ -201,9 +229,12 @@ def _class_path(message: str) -> str | None:
 def _expected(message: str) -> str:
     names: list[str] = []
     for found in re.findall(r"Expected (?:a |(?=<class))(.*?)(?:\. Got value|$)", message, re.MULTILINE):
-        if "path but" in found or "dot import path" in found:
+        if "path but" in found:
             continue
-        if literal := re.match(r"typing\.Literal\[(.*)\]", found):
+        if "dot import path" in found:
+            base = _base_class(message)
+            names += [] if base is None else [_with_article(base.__name__)]
+        elif literal := re.match(r"typing\.Literal\[(.*)\]", found):
             names += [name.strip(" '\"") for name in literal[1].split(",")]
         elif cls := re.match(r"<class '([^']+)'>", found):
             name = cls[1].rpartition(".")[2]

@@ -21,7 +21,7 @@ import lightning_gen
 from lightning_gen.bijections import UniformDequantizer
 from lightning_gen.callbacks import Budget
 from lightning_gen.cli import main
-from lightning_gen.commands.training import initialise_from
+from lightning_gen.commands.resume import initialise_from
 from lightning_gen.core.descriptions import describe
 from lightning_gen.core.errors import InputError
 from lightning_gen.core.protocols import Completes, HasLikelihood, PredictsPixels
