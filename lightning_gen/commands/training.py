@@ -49,6 +49,7 @@ from lightning_gen.callbacks import (
     count_parameters,
 )
 from lightning_gen.callbacks.wandb import WandbArtifacts, agent_sweep, note_agent_trial, options_of
+from lightning_gen.commands.defaults import config_of_source, set_defaults
 from lightning_gen.commands.messages import OneLineErrors, input_error_behind
 from lightning_gen.commands.verbs import TRAINING, fail
 from lightning_gen.core import (
@@ -206,6 +207,7 @@ class TrainingCLI(LightningCLI):
             )
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
+        set_defaults(parser)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -231,7 +233,7 @@ class TrainingCLI(LightningCLI):
             raise InputError(f"which model and data? give --config FILE ({TRAINING[self.verb]})")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-            super().parse_arguments(parser, args)
+            super().parse_arguments(parser, [args[0], "--config", config_of_source(parser, args), *args[1:]])
         self.options = self.config[self.verb]
         for key in ("model", "data"):
             if not self.options.get(key):
