@@ -30,7 +30,8 @@ def config_of_source(parser: ArgumentParser, args: Sequence[str]) -> str:
         args: command line, from the verb on.
 
     Raises:
-        InputError: for a command line that cannot be parsed.
+        InputError: for a command line that cannot be parsed, and for a config that gives arguments of an extractor and
+            no class.
     """
     options = parser.parse_args(list(_without_details(args)))[args[0]]
     chosen = dict.fromkeys(OF_THE_SOURCE)
@@ -45,7 +46,8 @@ def _without_details(args: Sequence[str]) -> Iterator[str]:
     items = iter(args)
     for item in items:
         if item.startswith("--evaluation.extractor."):
-            "=" in item or next(items, None)
+            if "=" not in item:
+                next(items, None)
         elif not item.startswith("--print_config"):
             yield item
 

@@ -46,7 +46,7 @@ class Source(ABC):
     A subclass sets ``spec`` (known after construction, without download or decoding), ``name``, and ``classes`` where
     these have names, and defines :meth:`read`. Every argument of its ``__init__`` is kept, as plain data, in an
     attribute of the same name: checkpoints describe a source by reading these back. ``extractor`` and ``metrics``,
-    import paths (or dicts of class_path and init_args), are what runs on it score samples by where nothing is said.
+    import paths (or dicts of class_path and init_args), are what runs score samples by whose configs name none.
     """
 
     name: str
