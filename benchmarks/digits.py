@@ -216,8 +216,16 @@ def printer(common: Mapping[str, Any]) -> Callable[[dict], dict]:
 
 def source_of(config: str) -> dict[str, Any]:
     """Return the source that a config's images are of, ``{class_path: ..., init_args: ...}``."""
-    text = Path(cli.find_config(config)).read_text(encoding="utf-8")
-    return in_full({"source": yaml.safe_load(text)["data"]["init_args"]["source"]})["source"]
+    return content(cli.find_config(config))["data"]["init_args"]["source"]
+
+
+def content(config: str | Path) -> dict[str, Any]:
+    """Return a config file with every class in the long form, ``{class_path: a.B}`` for ``a.B``."""
+    given = in_full(yaml.safe_load(Path(config).read_text(encoding="utf-8")))
+    data = given["data"]
+    if "class_path" not in data:
+        given["data"] = {"class_path": "lightning_gen.data.ImageDataModule", "init_args": data.get("init_args", data)}
+    return given
 
 
 def finished_run(config: str, seed: int, root: Path, budget: Mapping[str, Any] | None = None) -> RunFolder | None:
@@ -237,11 +245,10 @@ def finished_run(config: str, seed: int, root: Path, budget: Mapping[str, Any] |
     if not runs:
         return None
     run = runs[-1]
-    used = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
-    given = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    used, given = content(run.path / "config.yaml"), content(config)
     given.pop("run", None)  # where it lies was the command's choice
     given["budget"] = given.get("budget", {}) | dict(budget or {})
-    changed = differences(in_full(used), in_full(given), "config")
+    changed = differences(used, given, "config")
     if changed:
         change = changed[0].replace(" in the checkpoint", " there")
         raise InputError(f"{run.path} is of another config ({change}): remove it, or give another --runs folder")

@@ -26,13 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from digits import finished_run, printer, run_script, spread, surroundings, train_at_once
+from digits import finished_run, printer, run_script, source_of, spread, surroundings, train_at_once
 
-from lightning_gen import cli
 from lightning_gen.core.errors import InputError
 from lightning_gen.core.randomness import keyed_generator
 from lightning_gen.data import GaussianGrid
@@ -80,9 +78,7 @@ def real_row(source: GaussianGrid, n: int) -> dict:
 
 def check_data(config: str) -> None:
     """Raise InputError for a missing config, or one whose data are no grid of Gaussians."""
-    text = Path(cli.find_config(config)).read_text(encoding="utf-8")
-    source = yaml.safe_load(text)["data"]["init_args"]["source"]
-    name = source if isinstance(source, str) else source["class_path"]
+    name = source_of(config)["class_path"]
     if not name.endswith("GaussianGrid"):
         raise InputError(f"{config}: its data are {name}, not lightning_gen.data.GaussianGrid")
 

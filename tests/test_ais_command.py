@@ -123,7 +123,7 @@ def checkpoints(tmp_path_factory) -> dict[str, str]:
     plain = root / "plain.yaml"
     plain.write_text(
         "data: {class_path: lightning_gen.data.ImageDataModule, init_args: {source: lightning_gen.data.Digits}}\n"
-        "budget: {images: 64}\ntrainer: {accelerator: cpu}\n"
+        "budget: {images: 64}\nevaluation: {extractor: null}\ntrainer: {accelerator: cpu}\n"
     )
     for name in ("Coin", "Exact"):
         options = [f"--model=latent_models.{name}", f"--run.root={root}", f"--run.experiment={name.lower()}"]

@@ -420,8 +420,8 @@ def test_modes_and_high_quality_are_those_of_a_loop_over_all_points():
 def test_modes_of_a_config_stand_beside_those_of_real_points(capsys, config, tmp_path):
     gan_modes = script("gan_modes")
     tiny = yaml.safe_load(config.read_text(encoding="utf-8"))
-    tiny["data"]["init_args"]["source"] = "lightning_gen.data.GaussianGrid"
-    tiny["evaluation"] = {"every": 640}
+    tiny["data"]["source"] = "lightning_gen.data.GaussianGrid"
+    tiny["evaluation"] = {"every": 640, "extractor": None}
     tiny["checkpoint"] = {"every": 640}
     path = tmp_path / "tiny-gaussian-grid.yaml"
     path.write_text(yaml.safe_dump(tiny), encoding="utf-8")
@@ -468,9 +468,9 @@ def on_clothes(config, clothes, tmp_path, **changes):
     """Return a copy of a tiny config that reads ``clothes``, with other keys, and is evaluated at its end alone."""
     tiny = yaml.safe_load(config.read_text(encoding="utf-8"))
     source = {"class_path": "lightning_gen.data.FashionMNIST", "init_args": {"root": str(clothes)}}
-    tiny["data"]["init_args"]["source"] = source
+    tiny["data"]["source"] = source
     del tiny["schedule"]
-    tiny |= {"evaluation": {"every": 1_000_000}, "checkpoint": {"every": 1_000_000}, **changes}
+    tiny |= {"evaluation": {"every": 1_000_000, "extractor": None}, "checkpoint": {"every": 1_000_000}, **changes}
     path = tmp_path / "tiny-fashion-mnist.yaml"
     path.write_text(yaml.safe_dump(tiny), encoding="utf-8")
     return path

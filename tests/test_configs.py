@@ -1,5 +1,6 @@
 """Every shipped config says how it is run, parses, and takes a step, on any machine."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -11,7 +12,7 @@ from PIL import Image
 from lightning_gen.cli import configs_folder, main
 from lightning_gen.core.descriptions import find_class
 from lightning_gen.figures import figure_of
-from lightning_gen.models import ImageModule
+from lightning_gen.models import GenerativeModule, ImageModule
 from lightning_gen.models.variational import VariationalModel
 from lightning_gen.steps.means import RunningMeans
 
@@ -29,6 +30,16 @@ def command(path: Path) -> list[str]:
     return shlex.split(first.removeprefix("# lightning "))
 
 
+def content(path: Path) -> dict:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def source_of(path: Path) -> str:
+    """Return the import path of a config's source."""
+    source = content(path)["data"]["source"]
+    return source if isinstance(source, str) else source["class_path"]
+
+
 def paint(folder: Path, classes: int, channels: int) -> None:
     """Write six small pictures per class (or twenty without classes) into ``folder``."""
     for i in range(6 * classes or 20):
@@ -40,9 +51,7 @@ def paint(folder: Path, classes: int, channels: int) -> None:
 
 def on_this_machine(arguments: list[str], path: Path) -> list[str]:
     """Return options that put a few painted pictures in the place of files that this machine may lack."""
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    source = config["data"]["init_args"]["source"]
-    name = source if isinstance(source, str) else source["class_path"]
+    config, name = content(path), source_of(path)
     if name in NEEDS_NO_FILES:
         return []
     if name == "lightning_gen.models.Codes":  # of a model that a config beside it trains, here for one step
@@ -58,8 +67,15 @@ def on_this_machine(arguments: list[str], path: Path) -> list[str]:
         return []
     spec = find_class(name).spec
     paint(Path("painted"), spec.num_classes, spec.channels)
-    unscored = "Inception" in str(config["evaluation"].get("extractor"))  # whose weights are a download
-    return (UNSCORED if unscored else []) + shlex.split(
+    given, source = config["evaluation"], find_class(name)
+    extractor = given.get("extractor", source.extractor)
+    metrics = json.dumps(given.get("metrics", source.metrics))
+    own = ["--evaluation.extractor", extractor, "--evaluation.metrics", metrics]  # a folder has others
+    if "Inception" in extractor:  # whose weights are a download
+        own = UNSCORED
+    if not issubclass(find_class(config["model"]["class_path"]), GenerativeModule):
+        own = []
+    return own + shlex.split(
         f"--data.source lightning_gen.data.ImageFolder --data.source.root painted --data.source.channels {spec.channels} "
         f"--data.source.size '[{spec.height}, {spec.width}]'"
     )
@@ -104,7 +120,7 @@ def test_the_name_says_family_variant_and_data():
         name = path.relative_to(configs_folder()).as_posix()
         family = rf"[a-z0-9-]+/([a-z0-9-]+-)?({'|'.join(DATA)})\.yaml"
         assert name == "quickstart.yaml" or re.fullmatch(family, name), name
-        source = str(yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["init_args"]["source"]).lower()
+        source = str(content(path)["data"]["source"]).lower()
         data = next((word for word in DATA if path.stem.endswith(word)), "digits")
         assert data.replace("-", "") in source.replace("-", ""), name
 
@@ -124,9 +140,7 @@ def test_it_takes_a_step(path, tmp_path, monkeypatch, logged):
     few, some = ("2", "2") if any(side in path.name for side in ("128", "256")) else ("4", "8")
     small = ["--data.batch_size", few, "--evaluation.batch_size", some, "--grid.n", few, "--run.threads", "1"]
     small += ["--pictures.n", "4", "--pictures.pairs", "1"]
-    if issubclass(
-        find_class(yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["class_path"]), VariationalModel
-    ):
+    if issubclass(find_class(content(path)["model"]["class_path"]), VariationalModel):
         small += ["--model.importance_samples", "2"]
     main(
         [
@@ -153,3 +167,19 @@ def test_every_key_is_written_once():
 
     for path in CONFIGS:
         yaml.load(path.read_text(encoding="utf-8"), Strict)
+
+
+def test_what_is_the_default_anyway_is_not_said():
+    for path in CONFIGS:
+        config, source = content(path), find_class(source_of(path))
+        assert "class_path" not in config["data"], path
+        for key in ("extractor", "metrics"):
+            given, own = config["evaluation"].get(key), getattr(source, key)
+            assert given is None or given != (list(own) if key == "metrics" else own), f"{path}: evaluation.{key}"
+        assert config["evaluation"].get("n") != 2000, path
+
+
+def test_lines_are_of_120_columns():
+    for path in CONFIGS:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+        assert max(map(len, lines)) <= 120, path

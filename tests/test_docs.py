@@ -150,7 +150,7 @@ def test_the_readme_s_commands(arguments, quickstart, monkeypatch):
         arguments = [*arguments, "--n", "2", "--simulated", "2", "--steps", "5"]
     if arguments[0] == "sweep":
         config = yaml.safe_load((configs_folder() / "gan" / "relativistic-digits.yaml").read_text(encoding="utf-8"))
-        config["budget"]["images"], config["data"]["init_args"]["batch_size"] = 640, 16
+        config["budget"]["images"], config["data"]["batch_size"] = 640, 16
         config["evaluation"] |= {"n": 50, "batch_size": 50}
         Path("short.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
         arguments = ["1" if value == "24" else value for value in arguments]  # one run of the 24

@@ -28,7 +28,7 @@ data:
   class_path: lightning_gen.data.ImageDataModule
   init_args: {source: lightning_gen.data.Digits, batch_size: 32}
 budget: {images: 640}
-evaluation: {every: 640}
+evaluation: {every: 640, extractor: null}
 run: {threads: 1}
 trainer: {accelerator: cpu, devices: 1, enable_progress_bar: false}
 """

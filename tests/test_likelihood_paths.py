@@ -115,7 +115,7 @@ data:
   class_path: lightning_gen.data.ImageDataModule
   init_args: {source: lightning_gen.data.Digits, batch_size: 32}
 budget: {images: 640}
-evaluation: {every: 320}
+evaluation: {every: 320, extractor: null}
 run: {threads: 1}
 trainer: {accelerator: cpu, devices: 1}
 """

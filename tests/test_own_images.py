@@ -13,6 +13,7 @@ from lightning_gen.data.folder import PLACES, place_of
 from lightning_gen.shipped import configs_folder
 
 OPTIONS = ["--data.source", "ImageFolder", "--data.source.size", "8", "--data.source.channels", "1"]
+OPTIONS += ["--checkpoint.monitor", "val/swd_patches"]  # what scores folders, where a config says nothing
 SHORT = ["--data.batch_size", "16", "--evaluation.n", "50", "--trainer.accelerator", "cpu", "--checkpoint.every", "32"]
 DIGITS = ["--extractor", "digits", "--metrics", "[FrechetDistance]", "--n", "64"]
 

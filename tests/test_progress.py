@@ -131,7 +131,15 @@ def test_sample_and_evaluate_say_how_far_they_are(clock, tmp_path, capsys, monke
     assert "drawing 40 images: 25% done, about 90 s left\n" in capsys.readouterr().err
     main(["evaluate", last, "--n", "40", *small])
     assert "drawing 40 samples: 25% done, about 90 s left\n" in capsys.readouterr().err
-    more = ["--ckpt_path", last, "--budget.images=640", "--evaluation.batch_size=20", "--evaluation.minutes=null", "--grid.n=0", "--diagnostics.n=0"]
+    more = [
+        "--ckpt_path",
+        last,
+        "--budget.images=640",
+        "--evaluation.batch_size=20",
+        "--evaluation.minutes=null",
+        "--grid.n=0",
+        "--diagnostics.n=0",
+    ]
     main(["fit", "--config", CONFIG, f"--run.root={tmp_path}", "--evaluation.every=1000000", *more])
     said = capsys.readouterr()
     assert "evaluation: 10% done, about 4 min left\n" in said.out + said.err
@@ -140,7 +148,15 @@ def test_sample_and_evaluate_say_how_far_they_are(clock, tmp_path, capsys, monke
 # A signal in the middle of an evaluation
 
 
-FIT = ["fit", "--config", CONFIG, "--budget.images=960", "--evaluation.every=640", "--evaluation.batch_size=20", "--evaluation.minutes=null"]
+FIT = [
+    "fit",
+    "--config",
+    CONFIG,
+    "--budget.images=960",
+    "--evaluation.every=640",
+    "--evaluation.batch_size=20",
+    "--evaluation.minutes=null",
+]
 FIT += ["--grid.n=0", "--diagnostics.n=0", "--checkpoint.every=1000000"]
 
 

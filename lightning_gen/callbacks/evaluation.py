@@ -57,8 +57,9 @@ class GenerativeEvaluation(WritesPictures, Callback):
     Args:
         every: images between evaluations; rounded up to whole steps. One more follows the last step.
         n: samples to draw.
-        extractor: maps images to features; None for evaluation without sample metrics.
-        metrics: the figures wanted.
+        extractor: maps images to features; None for evaluation without sample metrics. `lightning` takes the source's
+            own where none is given.
+        metrics: the figures wanted; likewise.
         likelihood: whether to score the likelihood of models that have one: true on all images of the part, a number on
             so many of them (always the same, or all there are), false not at all.
         batch_size: samples drawn and scored, and images whose likelihood is taken, at once.

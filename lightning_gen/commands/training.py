@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning_gen.callbacks import MetricsCSV, Recorder, RunInterrupted, StoppedAtOnce, WandbOptions
 from lightning_gen.commands import loggers
 from lightning_gen.commands.callbacks import CALLBACKS, in_order
+from lightning_gen.commands.defaults import config_of_source, set_defaults
 from lightning_gen.commands.failures import explain
 from lightning_gen.commands.help import Listed, TrainingParser
 from lightning_gen.commands.options import RunOptions, check_options, refuse_nulls
@@ -85,6 +86,7 @@ class TrainingCLI(LightningCLI):
             )
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
+        set_defaults(parser)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> TrainingParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -96,7 +98,7 @@ class TrainingCLI(LightningCLI):
             raise InputError(f"which model and data? give --config FILE ({TRAINING[self.verb]})")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-            super().parse_arguments(parser, args)
+            super().parse_arguments(parser, [args[0], "--config", config_of_source(parser, args), *args[1:]])
         self.options = self.config[self.verb]
         for key in ("model", "data"):
             if not self.options.get(key):

@@ -37,6 +37,12 @@ class CIFAR10(Source):
     name = "cifar10"
     spec = ImageSpec(channels=3, height=32, width=32, num_classes=10)
     classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    extractor = "lightning_gen.metrics.InceptionExtractor"
+    metrics = (
+        "lightning_gen.metrics.FrechetDistance",
+        "lightning_gen.metrics.InceptionScore",
+        "lightning_gen.metrics.PrecisionRecall",
+    )
 
     def __init__(self, root: str | None = None) -> None:
         self.root = None if root is None else os.path.abspath(Path(root).expanduser())

@@ -17,6 +17,14 @@ class Digits(Source):
     name = "digits"
     spec = ImageSpec(channels=1, height=8, width=8, levels=17, num_classes=10)
     classes = tuple("0123456789")
+    extractor = "lightning_gen.metrics.DigitsExtractor"
+    metrics = (
+        "lightning_gen.metrics.FrechetDistance",
+        "lightning_gen.metrics.InceptionScore",
+        "lightning_gen.metrics.PrecisionRecall",
+        "lightning_gen.metrics.ClassCoverage",
+        "lightning_gen.metrics.CopyShare",
+    )
 
     def read(self, part: str) -> Images:
         """Return one part of the fixed permutation."""

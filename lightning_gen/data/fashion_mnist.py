@@ -37,6 +37,14 @@ class FashionMNIST(Source):
         *("t-shirt", "trouser", "pullover", "dress", "coat"),
         *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
     )
+    extractor = "lightning_gen.metrics.FashionMNISTExtractor"
+    metrics = (
+        "lightning_gen.metrics.FrechetDistance",
+        "lightning_gen.metrics.InceptionScore",
+        "lightning_gen.metrics.PrecisionRecall",
+        "lightning_gen.metrics.ClassCoverage",
+        "lightning_gen.metrics.CopyShare",
+    )
 
     def __init__(self, root: str | None = None) -> None:
         self.root = None if root is None else os.path.abspath(Path(root).expanduser())

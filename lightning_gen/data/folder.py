@@ -74,6 +74,8 @@ class ImageFolder(Source):
     """
 
     name = "folder"
+    extractor = "lightning_gen.metrics.PatchExtractor"
+    metrics = ("lightning_gen.metrics.SlicedWasserstein", "lightning_gen.metrics.CopyShare")
 
     def __init__(
         self,

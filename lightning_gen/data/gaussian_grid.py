@@ -1,5 +1,7 @@
 """A grid of Gaussians in the plane: the test of how many modes a model covers."""
 
+from typing import ClassVar
+
 import numpy as np
 
 from lightning_gen.core import ImageSpec, InputError, check_above, check_positive
@@ -28,6 +30,11 @@ class GaussianGrid(Source):
 
     name = "gaussian_grid"
     spec = ImageSpec(channels=2, height=1, width=1)
+    extractor: ClassVar = {
+        "class_path": "lightning_gen.metrics.ModuleExtractor",
+        "init_args": {"module": "torch.nn.Flatten", "name": "plane"},
+    }
+    metrics = ("lightning_gen.metrics.ModeCoverage", "lightning_gen.metrics.FrechetDistance")
 
     def __init__(self, side: int = 5, spacing: float = 50.0, deviation: float = 2.0) -> None:
         check_positive(self, side=side)

@@ -5,7 +5,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -45,13 +45,16 @@ class Source(ABC):
 
     A subclass sets ``spec`` (known after construction, without download or decoding), ``name``, and ``classes`` where
     these have names, and defines :meth:`read`. Every argument of its ``__init__`` is kept, as plain data, in an
-    attribute of the same name: checkpoints describe a source by reading these back.
+    attribute of the same name: checkpoints describe a source by reading these back. ``extractor`` and ``metrics``,
+    import paths (or dicts of class_path and init_args), are what runs score samples by whose configs name none.
     """
 
     name: str
     spec: ImageSpec
     parts: tuple[str, ...] = ("train", "val", "test")
     classes: tuple[str, ...] = ()
+    extractor: str | dict[str, Any] | None = None
+    metrics: tuple[str | dict[str, Any], ...] = ()
 
     @abstractmethod
     def read(self, part: str) -> Images:

@@ -20,6 +20,7 @@ data:
   class_path: lightning_gen.data.ImageDataModule
   init_args: {source: lightning_gen.data.Digits, batch_size: 300}
 budget: {images: 3300}
+evaluation: {extractor: null}
 run: {threads: 1}
 trainer: {accelerator: cpu, devices: 1, log_every_n_steps: 1}
 """

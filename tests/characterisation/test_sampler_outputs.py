@@ -44,7 +44,7 @@ data:
   init_args: {source: lightning_gen.data.Digits, batch_size: 32}
 budget: {images: 1920}
 ema: {half_life: 200}
-evaluation: {every: 1000000, likelihood: false}
+evaluation: {every: 1000000, likelihood: false, extractor: null}
 run: {threads: 1}
 trainer: {accelerator: cpu, devices: 1, precision: 64-true, enable_progress_bar: false}
 """

@@ -645,6 +645,7 @@ data:
   class_path: lightning_gen.data.ImageDataModule
   init_args: {{source: lightning_gen.data.Digits, batch_size: {batch_size}}}
 budget: {{images: 4000}}
+evaluation: {{extractor: null}}
 trainer: {{accelerator: cpu, devices: {devices}, enable_progress_bar: false}}
 """
 
@@ -684,6 +685,7 @@ data:
   class_path: lightning_gen.data.ImageDataModule
   init_args: {{source: lightning_gen.data.Digits, batch_size: 300}}
 budget: {{images: 200000}}
+evaluation: {{extractor: null}}
 trainer: {{accelerator: cpu, devices: 1, log_every_n_steps: 1, enable_progress_bar: false}}
 """
 

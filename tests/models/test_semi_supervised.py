@@ -36,7 +36,7 @@ data:
   init_args: {source: lightning_gen.data.Digits, batch_size: 32}
 budget: {images: 640}
 ema: {half_life: 200}
-evaluation: {every: 320}
+evaluation: {every: 320, extractor: null}
 checkpoint: {monitor: val/accuracy, mode: max}
 run: {threads: 1}
 trainer: {accelerator: cpu, devices: 1, enable_progress_bar: false}
