@@ -41,6 +41,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -130,10 +131,11 @@ class Scorer:
         part: the held-out part.
         source: real images; digits if not given.
         extractor: of features; the shipped one of digits if not given.
+        draws: sets of samples of each model, whose figures are averaged: distances of single ones scatter.
     """
 
-    def __init__(self, part: str, source: Source | None = None, extractor: Extractor | None = None):
-        self.part = part
+    def __init__(self, part: str, source: Source | None = None, extractor: Extractor | None = None, draws: int = 1):
+        self.part, self.draws = part, draws
         self.data = ImageDataModule(source or Digits())
         metrics = [FrechetDistance(), PrecisionRecall(), CopyShare(), InceptionScore(), ClassCoverage()]
         self.suite = MetricSuite(extractor or DigitsExtractor(), metrics)
@@ -147,7 +149,11 @@ class Scorer:
     def model(self, model: GenerativeModule, n: int, seed: int) -> dict[str, float | None]:
         """Return the figures of ``n`` samples of a model, of classes as they are among the training images."""
         labels = sample_labels(model, self.data, n)
-        return self.samples(lambda: draw_samples(model, self.suite, n, 500, seed, labels))
+        drawn = [
+            self.samples(lambda own=seed + 1000 * draw: draw_samples(model, self.suite, n, 500, own, labels))
+            for draw in range(self.draws)
+        ]
+        return {name: None if value is None else mean(one[name] for one in drawn) for name, value in drawn[0].items()}
 
     def samples(self, feed: Callable[[], None]) -> dict[str, float | None]:
         """Return the figures of what ``feed`` gives to the suite; None for those that it has not."""
@@ -467,6 +473,7 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     )
     add_run_options(parser)
     parser.add_argument("--n", type=int, default=2000, help="samples of every row but the floor")
+    parser.add_argument("--draws", type=int, default=1, help="sets of samples of each config, averaged")
     parser.add_argument("--mixtures", type=int, nargs="*", default=list(ROWS), help="components, each a row; or none")
     parser.add_argument("--bic", type=int, nargs="*", default=list(BIC_LIST), help="candidates of BIC; or none")
     add_checkpoint_option(parser)
@@ -498,7 +505,7 @@ def compare(options: argparse.Namespace, args: Sequence[str]) -> None:
     """Print the lines, each as soon as it is known."""
     if options.jobs > 1:  # before anything else, so that nothing but runs takes their time
         train_at_once(options.config, options.seeds, Path(options.runs), options.jobs, options.budget)
-    scorer = Scorer(options.part)
+    scorer = Scorer(options.part, draws=options.draws)
     mixtures = Mixtures(scorer.data.images("train").levels, scorer.data.spec.levels - 1)
     common = provenance(scorer, options.n, args)
     show, rows = printer(common), []

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from lightning_gen.cli import main
@@ -98,6 +99,12 @@ def test_training_images_are_shown_as_they_are_decoded(begun):
     shown = sheet[2 : 2 + 8 * factor : factor, 2 : 2 + 8 * factor : factor]
     source = ImageFolder(str(begun / "pictures"), 8, channels=1)
     assert np.array_equal(shown, source.load("train").levels[0, 0])
+
+
+def test_the_config_of_a_run_names_its_classes(begun):
+    (file,) = begun.rglob("config.yaml")
+    source = yaml.safe_load(file.read_text())["data"]["init_args"]["source"]
+    assert source["init_args"]["class_names"] == ["9", "10", "cat"]
 
 
 def test_classes_are_drawn_by_name(place, begun, capsys):

@@ -133,6 +133,8 @@ class TrainingCLI(LightningCLI):
         text = self._parser(self.verb).dump(self.options, skip_none=False, skip_validation=True)
         of_this_session = ("ckpt_path", "init_from", "config")
         plain = {key: value for key, value in yaml.safe_load(text).items() if key not in of_this_session}
+        if names := getattr(getattr(self.datamodule, "source", None), "class_names", None):
+            plain["data"]["init_args"]["source"]["init_args"]["class_names"] = names  # so that their numbers stay
         return yaml.safe_dump(plain, sort_keys=False, width=120)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
