@@ -21,6 +21,8 @@ from lightning_gen.cli import configs_folder, main
 
 ROOT = Path(__file__).parent.parent
 README, EXTENDING = ROOT / "README.md", ROOT / "docs" / "extending.md"
+PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 MOST_LINES = 40  # of a block that adds something
 
 # Appended to the README's training commands: later options win, and a test has no minutes.
@@ -192,14 +194,14 @@ def test_the_readme_s_options(options, quickstart, monkeypatch):
 # --- both -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", [README, EXTENDING, ROOT / "CHANGELOG.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_links_lead_to_files(path):
     links = re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8"))
     missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
     assert not missing
 
 
-@pytest.mark.parametrize("path", [README, EXTENDING, ROOT / "CHANGELOG.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_names_of_the_package_exist(path):
     for name in sorted(set(re.findall(r"\blightning_gen(?:\.\w+)+", path.read_text(encoding="utf-8")))):
         assert pkgutil.resolve_name(name) is not None, name

@@ -1,6 +1,7 @@
 """Imports point one way, and the package and its console script import neither torch nor lightning by themselves."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,32 @@ def wrong_arrows(source: str, module: str, is_package: bool = False) -> list[str
         if own in PURE and name.partition(".")[0] in ("lightning", "pytorch_lightning"):
             wrong.append(f"{module} imports {name}: {own} stays free of lightning")
     return wrong
+
+
+def drawn_arrows() -> dict[str, set[str]]:
+    """Return which rooms each room imports, as docs/architecture.md says."""
+    text = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\w+) \| [^|]+ \| ([\w, -]+) \|$", text.partition("## Rooms")[2], re.MULTILINE)
+    return {room: set(others.split(", ")) - {"-"} for room, others in rows if room in RANK}
+
+
+def test_the_page_on_architecture_draws_the_arrows_that_there_are():
+    found: dict[str, set[str]] = {name: set() for name in RANK if name != "__main__"}
+    for module, path in modules().items():
+        own = module.partition(".")[0]
+        names = imports(path.read_text(encoding="utf-8"), module, path.name == "__init__.py")
+        if own in found:
+            found[own] |= {target for target in map(layer, names) if target not in (None, own)}
+    assert drawn_arrows() == found
+    assert list(drawn_arrows()) == [name for names in ORDER for name in names if name in found]
+
+
+def test_only_the_training_command_imports_callbacks():
+    commands = [name for name in modules() if name.startswith("commands.")]
+    texts = {name: modules()[name].read_text(encoding="utf-8") for name in commands}
+    importers = {name for name in commands if "lightning_gen.callbacks" in imports(texts[name], name, False)}
+    own = {"commands.training", "commands.callbacks", "commands.loggers", "commands.scores", "commands.screen"}
+    assert importers <= own
 
 
 def test_every_module_has_its_layer():
