@@ -14,7 +14,8 @@ from refusals import refused
 
 import lightning_gen
 from lightning_gen.cli import main
-from lightning_gen.commands.ais import choose, doubts
+from lightning_gen.commands.ais import choose
+from lightning_gen.evaluation.annealing import doubts
 from lightning_gen.core.errors import InputError
 from lightning_gen.core.randomness import keyed_generator
 from lightning_gen.core.spec import ImageSpec

@@ -22,8 +22,9 @@ class WritesPictures:
     folder: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and not trainer.fast_dev_run and trainer.is_global_zero:
-            self.folder = Path(trainer.log_dir) / "samples"
+        if stage == "fit" and not trainer.fast_dev_run:
+            folder = Path(trainer.log_dir) / "samples"  # which all ranks must ask for together
+            self.folder = folder if trainer.is_global_zero else None
 
     def write(self, image: Image.Image, name: str) -> None:
         """Write a picture under a name, where there is a folder."""

@@ -28,7 +28,7 @@ from lightning_gen.core import (
 )
 from lightning_gen.data import ImageDataModule, Images
 from lightning_gen.evaluation import choose_images, tensors
-from lightning_gen.metrics import BitsPerDimension, bits_per_dimension
+from lightning_gen.evaluation.annealing import score_annealed, score_simulated
 from lightning_gen.models import GenerativeModule
 from lightning_gen.models.checkpoint import load_data
 from lightning_gen.samplers import AnnealedImportanceSampling, GaussianDecoder, decoder_of, is_decoder
@@ -42,7 +42,6 @@ side, too: the gap between the two says how far the figure can be trusted, and s
 for --batch_size chains at once, so figures are the same twice for the same --seed and --batch_size."""
 FIT_IMAGES = 100
 LEAST_FIT_IMAGES = 20
-LOW_ACCEPTANCE = 0.2
 
 
 def run(args: Sequence[str]) -> None:
@@ -60,9 +59,11 @@ def run(args: Sequence[str]) -> None:
     model.requires_grad_(False)  # only latents are differentiated by
     with evaluating(model):
         decoder, facts = observe(model, fitting, options)
-        report: dict[str, Any] = score(decoder, method, model, chosen, options)
+        how = {"batch_size": options.batch_size, "seed": options.seed, "tell": say}
+        report, about = score_annealed(decoder, method, model, chosen, **how)
+        say(meaning(about, options.part))
         if options.simulated:
-            report |= score_simulated(decoder, method, model, options)
+            report |= score_simulated(decoder, method, model, options.simulated, **how)
     print_figures(report)
     if options.json:
         report |= facts | {
@@ -171,98 +172,6 @@ def observe(
         levels, labels = tensors(model, fitting, torch.arange(len(fitting.levels)))
         decoder.fit(levels, labels, keyed_generator(options.seed, "ais", "fit"), options.batch_size)
     return decoder, {"sigma": decoder.noise.sigma, **facts}
-
-
-def score(
-    decoder: LatentDecoder,
-    method: AnnealedImportanceSampling,
-    model: GenerativeModule,
-    images: Images,
-    options: Namespace,
-) -> dict[str, float]:
-    """Return the figures of held-out images."""
-    levels, labels = tensors(model, images, torch.arange(len(images.levels)))
-    found = []
-    for chunk, rows in enumerate(chunks(len(levels), options)):
-        generator = keyed_generator(options.seed, "ais", f"held-out/{chunk}")
-        target = decoder.target(levels[rows], None if labels is None else labels[rows])
-        found.append(method.forward(target, method.tune(target, generator), generator))
-        say(f"held-out images: {rows.stop} of {len(levels)}")
-    bound = torch.cat([forward.bound for forward in found])
-    ess = torch.cat([forward.effective_sample_size for forward in found])
-    rates = torch.cat([forward.acceptance for forward in found])
-    metric = BitsPerDimension(model.spec, model.conditional)
-    metric.update(bound, "ais", method.chains)
-    figures = metric.compute()
-    say(meaning(metric.facts, options.part))
-    for line in doubts(ess, rates, method.chains):
-        say(line)
-    return {
-        **figures,
-        "log_p": float(bound.mean()),
-        "log_p_se": standard_error(bound),
-        "effective_sample_size": float(ess.mean()),
-        "effective_sample_size_lowest": float(ess.min()),
-        "acceptance": float(rates.mean()),
-        "acceptance_lowest": float(rates.min()),
-    }
-
-
-def score_simulated(
-    decoder: LatentDecoder, method: AnnealedImportanceSampling, model: GenerativeModule, options: Namespace
-) -> dict[str, float]:
-    """Return both bounds of images simulated from the model, and the gap between them."""
-    found = []
-    for chunk, rows in enumerate(chunks(options.simulated, options)):
-        generator = keyed_generator(options.seed, "ais", f"simulated/{chunk}")
-        places = torch.arange(rows.start, rows.stop, device=model.device)
-        labels = places % model.spec.num_classes if model.conditional else None
-        latent = decoder.draw_prior(len(places), generator)
-        levels = decoder.draw_levels(latent, labels, generator)
-        target = decoder.target(levels, labels)
-        step_sizes = method.tune(target, generator)
-        forward = method.forward(target, step_sizes, generator)
-        reverse = method.reverse(target, step_sizes, latent, generator)
-        found.append(torch.stack([forward.bound, reverse.bound]))
-        say(f"simulated images: {rows.stop} of {options.simulated}")
-    lower, upper = torch.cat(found, 1)
-    gap = upper - lower
-    return {
-        "simulated_bpd_ais": float(bits_per_dimension(lower.mean(), model.spec)),
-        "simulated_bpd_ais_reverse": float(bits_per_dimension(upper.mean(), model.spec)),
-        "gap_nats": float(gap.mean()),
-        "gap_nats_se": standard_error(gap),
-        "gap_nats_largest": float(gap.max()),
-        "gap_bpd": -float(bits_per_dimension(gap.mean(), model.spec)),
-    }
-
-
-def doubts(ess: Tensor, acceptance: Tensor, chains: int) -> list[str]:
-    """Return lines that say why the bound of images is loose.
-
-    Args:
-        ess: effective sample sizes (N,).
-        acceptance: of proposals, (N,); not a number where there were none.
-        chains: for each image.
-    """
-    found = []
-    # Few chains have a small effective sample size even where they agree.
-    if chains > 1 and ess.mean() < min(1.5, 1 + 0.2 * (chains - 1)):
-        found.append(f"chains disagree: {chains} are worth {ess.mean():.2g} on average: raise --steps")
-    if acceptance.mean() < LOW_ACCEPTANCE:
-        found.append(f"chains hardly move: {acceptance.mean():.2g} of proposals are accepted: raise --steps")
-    return found
-
-
-def standard_error(values: Tensor) -> float:
-    """Return the standard error of the mean of values (n,); not a number for a single one."""
-    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
-
-
-def chunks(n: int, options: Namespace) -> list[slice]:
-    """Return slices of ``n`` images, so many at once that their chains are at most ``batch_size``."""
-    size = max(1, options.batch_size // options.chains)
-    return [slice(start, min(n, start + size)) for start in range(0, n, size)]
 
 
 def say(line: str) -> None:
