@@ -517,8 +517,8 @@ MUTATIONS = (
     Mutation(
         "likelihood of the test part in validation",
         "callbacks/evaluation.py",
-        "images = trainer.datamodule.images(part)",
-        'images = trainer.datamodule.images("test")',
+        "images = trainer.datamodule.images(part)\n        in_training",
+        'images = trainer.datamodule.images("test")\n        in_training',
         ["test_likelihood_paths.py::test_a_class_conditional_model_is_given_the_images_own_labels"],
     ),
     # --- labels, randomness, resuming
@@ -573,9 +573,9 @@ MUTATIONS = (
     ),
     Mutation(
         "likelihood's noise from the generators of training",
-        "callbacks/evaluation.py",
-        "nats, kind, num_samples = model.likelihood(levels, labels, generator=generator)",
-        "nats, kind, num_samples = model.likelihood(levels, labels)",
+        "evaluation/likelihoods.py",
+        "nats, kind, num_samples = model.likelihood(levels, own, generator=generator)",
+        "nats, kind, num_samples = model.likelihood(levels, own)",
         ["test_likelihood_paths.py::test_each_rank_scores_its_chunks_and_leaves_the_model_as_it_was"],
     ),
     # --- checkpoints from elsewhere

@@ -15,11 +15,11 @@ from refusals import refused
 import lightning_gen
 from lightning_gen.cli import main
 from lightning_gen.commands.ais import choose
-from lightning_gen.evaluation.annealing import doubts
 from lightning_gen.core.errors import InputError
 from lightning_gen.core.randomness import keyed_generator
 from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data import Digits, Images
+from lightning_gen.evaluation.annealing import doubts
 from lightning_gen.models import GAN
 from lightning_gen.runs import RunFolder
 from lightning_gen.samplers import AnnealedImportanceSampling, GaussianDecoder, LatentSampler, is_decoder

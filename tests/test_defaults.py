@@ -71,7 +71,7 @@ def resolved(cli, tmp_path, monkeypatch):
     def resolved(text: str, *options: str) -> dict:
         (tmp_path / "own.yaml").write_text(text)
         cli.parse(["fit", "--config", str(tmp_path / "own.yaml"), *options])
-        return yaml.safe_load(cli.complete_config())
+        return yaml.safe_load(cli.complete_config)
 
     return resolved
 

@@ -5,7 +5,6 @@ import signal
 import time
 import warnings
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -127,13 +126,14 @@ class TrainingCLI(LightningCLI):
         else:
             self.start = start_of_scoring(self.verb, options)
 
-    @cached_property
+    @property
     def complete_config(self) -> str:
         """The text of a config that runs this again: every default written out, no checkpoint."""
         text = self._parser(self.verb).dump(self.options, skip_none=False, skip_validation=True)
         of_this_session = ("ckpt_path", "init_from", "config")
         plain = {key: value for key, value in yaml.safe_load(text).items() if key not in of_this_session}
-        if names := getattr(getattr(self.datamodule, "source", None), "class_names", None):
+        source = getattr(getattr(self, "datamodule", None), "source", None)  # there is none where all is only parsed
+        if names := getattr(source, "class_names", None):
             plain["data"]["init_args"]["source"]["init_args"]["class_names"] = names  # so that their numbers stay
         return yaml.safe_dump(plain, sort_keys=False, width=120)
 

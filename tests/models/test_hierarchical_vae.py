@@ -155,7 +155,7 @@ def test_labels_choose_where_the_path_begins():
     theta = model.pixel_parameters(latent, torch.tensor([0, 1])).detach()
     assert float((theta[0] - theta[1]).abs().max()) > 1e-3
     with pytest.raises(InputError, match="give labels"):
-        model.likelihood(levels_of(model))
+        model.decode(latent)
     assert model.sample(3, torch.tensor([0, 1, 2])).shape == (3, 1, 4, 4)
 
 

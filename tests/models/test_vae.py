@@ -404,7 +404,7 @@ def test_classes_are_heeded_by_what_is_conditional():
     torch.manual_seed(0)
     drawn = model.sample(64)  # classes are drawn, too
     assert drawn.shape == (64, 1, 8, 8)
-    for call in (lambda: model.likelihood(levels), lambda: model.decode(latent), lambda: model.encode(levels)):
+    for call in (lambda: model.decode(latent), lambda: model.encode(levels)):
         with pytest.raises(InputError, match="this model is class-conditional: give labels"):
             call()
     with pytest.raises(InputError, match="there is no class 10"):
