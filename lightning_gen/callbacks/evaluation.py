@@ -226,7 +226,7 @@ class GenerativeEvaluation(WritesPictures, Callback):
                 work = partial(bits_of, pl_module, images, batch_size=self.batch_size, seed=pl_module.seed)
                 settle("likelihoods", self._likelihoods_of(images), 1, work)
         if self.suite is not None:
-            least = max(metric.least for metric in self.suite.metrics)
+            least = self.n if self.per_class else max(metric.least for metric in self.suite.metrics)
             generator = keyed_generator(pl_module.seed, "evaluation", 0)
             settle("samples", self.n, least, lambda n: pl_module.sample(n, generator=generator))
 
