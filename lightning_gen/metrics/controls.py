@@ -1,17 +1,20 @@
 """What real images score in place of generated ones: the figures that a model's own are to be read beside."""
 
+from contextlib import suppress
+
 import torch
 
 from lightning_gen.core import InputError
 from lightning_gen.core.randomness import keyed_generator
-from lightning_gen.metrics.base import HELD_OUT, TRAIN
+from lightning_gen.metrics.base import HELD_OUT, TRAIN, FeatureMetric, FeatureSet
 from lightning_gen.metrics.suite import MetricSuite
 
 
 def floor(suite: MetricSuite) -> dict[str, float]:
     """Return figures of the held-out part against the training part: what perfect samples of that n would score.
 
-    What compares with the held-out part is of the training part in place of samples.
+    What compares with the held-out part is of the training part in place of samples. Figures that real images are too
+    few for are left out.
 
     Raises:
         InputError: where a part was not set.
@@ -22,7 +25,7 @@ def floor(suite: MetricSuite) -> dict[str, float]:
     for metric in suite.metrics:
         if metric.has_floor:
             for part in (HELD_OUT, TRAIN) if HELD_OUT in metric.against else (HELD_OUT,):
-                figures = suite.named(metric, suite.references[part])
+                figures = _figures(suite, metric, suite.references[part])
                 found |= {k: v for k, v in figures.items() if (HELD_OUT in k.split("_")) == (part == TRAIN)}
     return found
 
@@ -33,7 +36,7 @@ def memoriser(suite: MetricSuite, n: int) -> dict[str, float]:
     They are always the same. Where only moments of features were kept, figures of moments are of the whole part.
 
     Raises:
-        InputError: where a part was not set, or n is too small for a metric.
+        InputError: where the training part was not set.
     """
     train = suite.references.get(TRAIN)
     if train is None:
@@ -41,7 +44,13 @@ def memoriser(suite: MetricSuite, n: int) -> dict[str, float]:
     drawn = train.select(torch.randint(train.count, (n,), generator=keyed_generator(0, "memoriser")))
     if drawn.features is None:
         drawn.moments = train.moments
-    return {name: value for metric in suite.metrics for name, value in suite.named(metric, drawn).items()}
+    return {name: value for metric in suite.metrics for name, value in _figures(suite, metric, drawn).items()}
+
+
+def _figures(suite: MetricSuite, metric: FeatureMetric, samples: FeatureSet) -> dict[str, float]:
+    with suppress(InputError):  # real images may be too few for a metric, whose samples are enough
+        return suite.named(metric, samples)
+    return {}
 
 
 def controls(suite: MetricSuite, n: int) -> dict[str, dict[str, float]]:

@@ -142,6 +142,14 @@ def test_floor_is_the_heldout_part_in_place_of_generated_images():
     assert controls(suite, 40)["floor"] == real
 
 
+def test_controls_leave_out_what_real_images_are_too_few_for():
+    suite = MetricSuite(Projection(), [FrechetDistance(), InceptionScore(splits=10)], cache=False)
+    suite.set_reference("train", images(70, 1), SPEC)
+    suite.set_reference("heldout", images(3, 2), SPEC)
+    assert floor(suite).keys() == {"fid_projection", "fid_projection_heldout"}
+    assert "is_projection" in memoriser(suite, 60)
+
+
 def test_the_memoriser_draws_training_images_again():
     suite, train = make(), images(70, 1)
     drawn = torch.randint(70, (60,), generator=keyed_generator(0, "memoriser"))
