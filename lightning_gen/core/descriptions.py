@@ -89,7 +89,7 @@ def keeps_arguments(cls: type) -> type:
         self.__dict__["init_arguments"] = arguments
         return self
 
-    cls.__new__ = __new__
+    cls.__new__ = __new__  # type: ignore[method-assign, assignment]
     return cls
 
 
@@ -130,7 +130,8 @@ def describe_arguments(value: Any, where: str) -> dict[str, Any]:
 
 
 def _describe_factory(factory: functools.partial, where: str) -> dict[str, Any]:
-    made, positional = factory.func, factory.args
+    made: Any = factory.func
+    positional = factory.args
     if getattr(made, "__module__", "").partition(".")[0] == "jsonargparse":
         # jsonargparse's factories are partial(<function>, <its instantiator>, Class, **init_args).
         made, positional = (positional[-1] if positional else None), ()
@@ -147,10 +148,10 @@ def parameters_of(cls: type) -> dict[str, Any]:
         if "__init__" not in vars(base):
             continue
         try:
-            hints = typing.get_type_hints(base.__init__)
+            hints = typing.get_type_hints(base.__init__)  # type: ignore[misc]  # of the class, not of an object
         except NameError:  # names imported for type checkers only
             hints = {}
-        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
+        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]  # type: ignore[misc]
         for parameter in parameters:
             if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 annotations.setdefault(parameter.name, hints.get(parameter.name, Any))

@@ -11,7 +11,7 @@ from typing import Any
 from lightning_gen.core.errors import InputError
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` make the file under a temporary name in the same folder, then rename it to ``path``.
 
     On any error the temporary file is removed and ``path`` stays as it was.

@@ -46,7 +46,7 @@ def check_output(
             raise InputError(f"{names} cannot be called with {shapes}: {str(error).splitlines()[0]}") from error
     sizes = tuple(found.shape) if isinstance(found, torch.Tensor) else ()
     fits = len(sizes) == len(shape) + 1 and all(b in (None, a) for a, b in zip(sizes[1:], shape, strict=True))
-    if not fits or sizes[0] != len(inputs[0]):
+    if not fits or sizes[0] != len(inputs[0]):  # type: ignore[arg-type]  # the first is no labels
         wanted = ", ".join(["B", *("any" if size is None else str(size) for size in shape)])
         raise InputError(f"{names} must give {meaning}, ({wanted}), and gave {sizes or type(found).__name__}")
     return found

@@ -13,13 +13,14 @@ checkpoints, so resuming is exact all the same, but masks of dropout do depend o
 """
 
 import hashlib
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from lightning_gen.core.ranks import Ranks
 
-Device = torch.device | str
+Device: TypeAlias = torch.device | str
 
 
 def keyed_seed(*key: int | str) -> int:

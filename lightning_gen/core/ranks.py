@@ -15,7 +15,7 @@ class Ranks(NamedTuple):
     """
 
     rank: int = 0
-    count: int = 1
+    count: int = 1  # type: ignore[assignment]  # tuples have a method of that name
 
     def rows(self, n: int) -> slice:
         """Return this rank's rows of a global batch in which each rank has ``n``."""

@@ -49,7 +49,7 @@ class ImageSpec:
     @classmethod
     def of(cls, value: ImageSpec | Mapping[str, int]) -> ImageSpec:
         """Return ``value`` itself, or the spec that a plain mapping (as stored in checkpoints) describes."""
-        return value if isinstance(value, cls) else cls(**value)
+        return value if isinstance(value, ImageSpec) else cls(**value)
 
     @property
     def shape(self) -> tuple[int, int, int]:

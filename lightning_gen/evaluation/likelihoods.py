@@ -9,8 +9,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_gen.core import (
-    Classifies,
-    HasLikelihood,
     InputError,
     Ranks,
     Unavailable,
@@ -40,7 +38,7 @@ def tensors(model: ImageModule, images: Images, places: Tensor) -> tuple[Tensor,
 
 
 def score_likelihood(
-    model: HasLikelihood,
+    model: ImageModule,
     metric: BitsPerDimension,
     images: Images,
     places: Tensor,
@@ -55,7 +53,7 @@ def score_likelihood(
     same figure every time.
 
     Args:
-        model: what gives likelihoods.
+        model: one that has a likelihood.
         metric: what sums them; it says whether a class-conditional model is given the images' labels.
         images: all images of a part.
         places: those to score.
@@ -102,7 +100,7 @@ class Bits(NamedTuple):
 
 
 def bits_of(
-    model: HasLikelihood,
+    model: ImageModule,
     images: Images,
     n: int | None,
     batch_size: int,
@@ -117,7 +115,7 @@ def bits_of(
     beside them where the model has one.
 
     Args:
-        model: what gives likelihoods.
+        model: one that has a likelihood.
         images: all images of a part.
         n: how many of them; None takes all.
         batch_size: images at once.
@@ -162,8 +160,14 @@ def _figures(metric: BitsPerDimension, tolerant: bool) -> tuple[dict[str, float]
             return {figure_of(metric.kind, metric.given_labels): math.nan}, metric.facts
 
 
-def score_classes(model: Classifies, images: Images, places: Tensor, batch_size: int, ranks: Ranks) -> float:
-    """Return the share of labelled images at these places that a model recognises as what they are, over all ranks."""
+def score_classes(model: ImageModule, images: Images, places: Tensor, batch_size: int, ranks: Ranks) -> float:
+    """Return the share of labelled images at these places that a classifier recognises, over all ranks.
+
+    Raises:
+        InputError: for images without labels.
+    """
+    if images.labels is None:
+        raise InputError("without labels there are no classes to recognise: give labelled images")
     right = torch.zeros((), dtype=torch.int64, device=model.device)
     for rows in watched(places[ranks.rank :: ranks.count].split(batch_size)):
         levels, labels = torch.from_numpy(images.levels[rows.numpy()]), torch.from_numpy(images.labels[rows.numpy()])

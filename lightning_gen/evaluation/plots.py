@@ -93,8 +93,9 @@ def histogram_picture(values: Mapping[str, np.ndarray], axis: str, bins: int = 4
     heights = {name: np.histogram(own, edges, density=True)[0] for name, own in values.items()}
     plot = Plot((low, high), (0, max(float(h.max()) for h in heights.values()) * 1.05), (axis, "density"))
     for (name, height), colour in zip(heights.items(), COLOURS, strict=False):
-        outline = np.repeat(edges, 2), np.concatenate([[0], np.repeat(height, 2), [0]])
-        plot.line(list(zip(*map(np.ndarray.tolist, outline), strict=True)), colour, f"{name} ({len(values[name])})")
+        across: np.ndarray = np.repeat(edges, 2)
+        up: np.ndarray = np.concatenate([[0], np.repeat(height, 2), [0]])
+        plot.line(list(zip(across.tolist(), up.tolist(), strict=True)), colour, f"{name} ({len(values[name])})")
     return plot.image
 
 

@@ -296,7 +296,8 @@ class ADA(CriticAugmentation):
         return torch.where(chance < (self.p if p is None else p), value, neutral)
 
     def change_geometry(self, images: Tensor, uniform: Iterator[Tensor], normal: Iterator[Tensor]) -> Tensor:
-        choose, height, width = self.choose, *images.shape[2:]
+        choose = self.choose
+        height, width = images.shape[2:]
         once = 1 - (1 - self.p).sqrt()
         mirror = choose("flip", next(uniform), random_sign(next(uniform)), 1)
         quarters = choose("rotate90", next(uniform), next(uniform).mul(4).floor(), 0)

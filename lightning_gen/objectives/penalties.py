@@ -4,6 +4,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ class LazyPenalty(nn.Module, ABC):
         return self.every * self.weight * self.value(terms, context)
 
     @abstractmethod
-    def value(self, terms: CriticTerms, context: TrainingContext) -> Tensor:
+    def value(self, terms: Any, context: TrainingContext) -> Tensor:
         """Return the unweighted penalty, per sample (B,) or, if it does not depend on samples, a scalar ().
 
         Args:

@@ -304,4 +304,4 @@ def importance_sampling(
                 weights = target.log_prior(latent) + target.log_conditional(latent) - log_q
             part = weights.double().logsumexp(0)
             total = part if total is None else torch.logaddexp(total, part)
-    return total - math.log(num_samples)
+    return total - math.log(num_samples)  # type: ignore[operator]  # there is at least one part

@@ -2,14 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from lightning_gen.core import InputError, check_positive, watched
 
-Noise = Tensor | tuple[Tensor, ...]
+Noise: TypeAlias = Tensor | tuple[Tensor, ...]
 
 
 class Sampler(ABC):

@@ -140,7 +140,7 @@ class PixelSampler(Sampler):
 
     def draw(self, model: Any, noise: Noise, labels: Tensor | None) -> Tensor:
         if self.pixels == "mean":
-            return self.decode(model, *noise, labels)
+            return self.decode(model, noise[0], labels)
         self.evaluations += 1
         latent, pixels = noise
         return model.pixels.sample(model.pixel_parameters(latent, labels).float(), pixels)
