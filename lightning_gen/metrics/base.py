@@ -172,6 +172,8 @@ class Accumulator(Metric):
 
     full_state_update = False
     is_differentiable = False
+    total: Any
+    outer: Any
 
     def __init__(self, keeps: frozenset[str]) -> None:
         super().__init__(dist_sync_fn=gather_rows)
@@ -238,7 +240,7 @@ class Accumulator(Metric):
         for name, rows in joined.items():
             if rows is not None and len(rows) != len(index):
                 raise InputError(f"metrics: {len(rows)} {name} for {len(index)} images; give them always or never")
-        ordered = {name: None if rows is None else rows[order] for name, rows in joined.items()}
+        ordered: dict[str, Any] = {name: None if rows is None else rows[order] for name, rows in joined.items()}
         return FeatureSet(len(index), **ordered, moments=self._moments(len(index)))
 
     def _moments(self, n: int) -> tuple[Tensor, Tensor] | None:
@@ -248,8 +250,8 @@ class Accumulator(Metric):
         return mean, (_joined(self.outer).sum(0) - n * torch.outer(mean, mean)) / (n - 1)
 
 
-def _joined(state: list[Tensor] | Tensor) -> Tensor | None:
-    """Rows of a list state, which torchmetrics leaves as a tensor once it is gathered."""
+def _joined(state: list[Tensor] | Tensor) -> Any:
+    """Rows of a list state, which torchmetrics leaves as a tensor once it is gathered; None where it is empty."""
     if isinstance(state, Tensor):
         return state if len(state) else None
     return torch.cat(state) if state else None

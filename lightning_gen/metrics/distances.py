@@ -35,7 +35,7 @@ def squared_distance_blocks(a: Tensor, b: Tensor | None = None) -> Iterator[tupl
             N - first row) leaves out the columns before its first row, so that its diagonal is zero.
     """
     own = b is None
-    b = a if own else b
+    b = a if b is None else b
     centre = b.mean(0, dtype=torch.float64) if b.is_floating_point() else 128.0
     b = b.double() - centre
     b_norm = b.square().sum(1)

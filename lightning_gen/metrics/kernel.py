@@ -1,6 +1,7 @@
 """Kernel distance between feature sets (KID where the features are Inception's)."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -94,6 +95,10 @@ def kernel_distance_of_subsets(generated: Tensor, real: Tensor, subsets: int, si
     return stacked.mean(), stacked.std(correction=0)
 
 
+def _own_sum(rows: Tensor) -> Tensor:
+    return kernel_sums(rows)[0]
+
+
 class KernelDistance(FeatureMetric):
     """Kernel distance to each reference part: ``kid``, ``kid/stderr``, ``kid/heldout`` and so on.
 
@@ -129,14 +134,14 @@ class KernelDistance(FeatureMetric):
 
     def score(self, samples: FeatureSet) -> dict[str, float]:
         self.require_samples(samples)
-        figures = {}
+        figures: dict[str, float] = {}
         for key, real in self.each_reference("kid"):
             self.require_samples(real)
             generated, rows = self._scaled(samples, real), self._scaled(real, real)
-            sums = real.once(("kernel", self.standardize), lambda rows=rows: kernel_sums(rows)[0])
+            sums = real.once(("kernel", self.standardize), partial(_own_sum, rows))
             own = None  # standardized features differ from reference to reference
             if not self.standardize:
-                own = samples.once(("kernel", False), lambda rows=generated: kernel_sums(rows)[0])
+                own = samples.once(("kernel", False), partial(_own_sum, generated))
             value, error = kernel_distance(generated, rows, sums, own)
             figures |= {key: float(value), f"{key}/stderr": float(error)}
             if self.subsets:

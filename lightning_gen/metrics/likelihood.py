@@ -2,13 +2,15 @@
 
 import math
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_gen.core import Figure, ImageSpec, InputError, check_at_least
+
+Number = TypeVar("Number", float, Tensor)
 
 KINDS = MappingProxyType(
     {
@@ -51,7 +53,7 @@ def figure_of(kind: str, given_labels: bool = False) -> str:
     return KINDS[kind] + ("_given_labels" if given_labels else "")
 
 
-def bits_per_dimension(nats: Tensor | float, spec: ImageSpec) -> Tensor | float:
+def bits_per_dimension(nats: Number, spec: ImageSpec) -> Number:
     r"""Return bits per dimension, :math:`-\log p(x) / (\ln 2 \cdot C H W)`, of log-probabilities in nats.
 
     Args:

@@ -185,8 +185,8 @@ class MetricSuite:
             metric.set_reference(part, reference)
 
     def _batches(self, levels: Tensor | np.ndarray | Iterable[Tensor]) -> Iterator[Tensor]:
-        whole = isinstance(levels, Tensor | np.ndarray)
-        for batch in [levels] if whole else levels:
+        batches: Iterable[Any] = [levels] if isinstance(levels, Tensor | np.ndarray) else levels
+        for batch in batches:
             for start in range(0, len(batch), self.batch_size):
                 part = batch[start : start + self.batch_size]
                 yield part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
@@ -264,7 +264,7 @@ class MetricSuite:
         if unlabelled:
             raise InputError(f"figures per class need labels; the {unlabelled[0]} images have none")
         figures: dict[str, float] = {}
-        for label in range(self.spec.num_classes):
+        for label in range(self.spec.num_classes):  # type: ignore[union-attr]  # the references have set it
             parts = {name: part.select(part.labels == label) for name, part in self.references.items()}
             own = samples.select(samples.labels == label)
             for metric in self.metrics:

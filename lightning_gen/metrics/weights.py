@@ -9,7 +9,7 @@ import textwrap
 import threading
 import urllib.request
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ def find_weights(url: str, remedy: str) -> Path:
     return own
 
 
-def _download(url: str, file: BinaryIO) -> None:
+def _download(url: str, file: IO[bytes]) -> None:
     log.warning("downloading %s", url)
     digest, received = hashlib.sha256(), 0
     with _open(url) as response:
