@@ -472,8 +472,8 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
         "--config", action="extend", nargs="+", default=[], help="configs of `lightning fit`; may be repeated"
     )
     add_run_options(parser)
+    add_draws_option(parser)
     parser.add_argument("--n", type=int, default=2000, help="samples of every row but the floor")
-    parser.add_argument("--draws", type=int, default=1, help="sets of samples of each config, averaged")
     parser.add_argument("--mixtures", type=int, nargs="*", default=list(ROWS), help="components, each a row; or none")
     parser.add_argument("--bic", type=int, nargs="*", default=list(BIC_LIST), help="candidates of BIC; or none")
     add_checkpoint_option(parser)
@@ -487,6 +487,11 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", default=None, help="folder of runs, kept; a temporary one if not given")
     parser.add_argument("--images", type=int, default=None, help="images seen by every config, in place of its budget")
     parser.add_argument("--jobs", type=int, default=1, help="runs to train at once, each on one thread")
+
+
+def add_draws_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option of every script that scores samples of its runs."""
+    parser.add_argument("--draws", type=int, default=1, help="sets of samples of each run, averaged")
 
 
 def add_checkpoint_option(parser: argparse.ArgumentParser, default: str = "last") -> None:

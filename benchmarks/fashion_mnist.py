@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from digits import (
     Scorer,
     add_checkpoint_option,
+    add_draws_option,
     add_run_options,
     config_row,
     criterion,
@@ -49,7 +50,7 @@ def compare(options: argparse.Namespace, args: Sequence[str]) -> None:
     source = FashionMNIST(options.root)  # before anything is trained: missing files are told now
     source.load("train")
     train_at_once(options.config, options.seeds, Path(options.runs), options.jobs, options.budget)
-    scorer = Scorer(options.part, source, FashionMNISTExtractor())
+    scorer = Scorer(options.part, source, FashionMNISTExtractor(), options.draws)
     common = surroundings("fashion_mnist", args) | scoring(scorer, options.n)
     show = printer(common)
     floor, _ = map(show, scorer.controls(options.n))
@@ -65,6 +66,7 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--config", action="extend", nargs="+", default=[], help="configs of `lightning fit`")
     parser.add_argument("--root", default=None, help="folder of Fashion-MNIST's files")
     add_run_options(parser)
+    add_draws_option(parser)
     add_checkpoint_option(parser)
     parser.add_argument("--n", type=int, default=10_000, help="samples of every row but the floor")
     return with_budget(parser.parse_args(args))

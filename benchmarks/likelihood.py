@@ -57,6 +57,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from digits import (
     Scorer,
+    add_draws_option,
     add_run_options,
     printer,
     row,
@@ -162,7 +163,7 @@ def configs(options: argparse.Namespace) -> Iterator[dict]:
     """Yield the rows of all configs."""
     if options.jobs > 1:
         train_at_once(options.config, options.seeds, Path(options.runs), options.jobs, options.budget)
-    scorer = Scorer(options.part)
+    scorer = Scorer(options.part, draws=options.draws)
     for config in options.config:
         yield config_row(config, scorer, options) | scoring(scorer, options.n)
 
@@ -261,7 +262,7 @@ def ais(options: argparse.Namespace) -> Iterator[dict]:
     seed = options.seeds[0]
     (config,) = options.config or [QUICKSTART]
     run = trained(config, seed, Path(options.runs), options.budget)
-    scorer = Scorer(options.part)
+    scorer = Scorer(options.part, draws=options.draws)
     samples = of_samples(scorer, load(run.last), options.n, seed)
     for steps in options.steps:
         with tempfile.TemporaryDirectory(prefix="benchmark_ais_") as folder:
@@ -495,6 +496,7 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
         "--config", action="extend", nargs="+", default=[], help="configs of `lightning fit`; of ais, a GAN's"
     )
     add_run_options(parser)
+    add_draws_option(parser)
     parser.add_argument("--n", type=int, default=2000, help="samples that are scored beside likelihoods")
     parser.add_argument("--steps", type=int, nargs="+", default=[100, 250, 500, 1000], help="of ais")
     parser.add_argument("--ais_images", type=int, default=100, help="held-out, and as many simulated images, of ais")

@@ -46,6 +46,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from digits import (
     Scorer,
     add_checkpoint_option,
+    add_draws_option,
     add_run_options,
     config_row,
     criterion,
@@ -171,7 +172,7 @@ def compare(options: argparse.Namespace, args: Sequence[str]) -> None:
     source.load("train")  # before anything is trained: missing files are told now
     if options.jobs > 1:
         train_at_once(options.config, options.seeds, Path(options.runs), options.jobs, options.budget)
-    scorer = Scorer(options.part, source, extractor())
+    scorer = Scorer(options.part, source, extractor(), options.draws)
     bounds = BoundScorer(scorer, options)
     show = printer(surroundings("vae", args) | scoring(scorer, options.n) | {"data": options.data})
     rows = [show(config_row(config, bounds, options) | bounds.facts) for config in options.config]
@@ -194,6 +195,7 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--data", choices=DATA, default="digits", help="what all configs are trained on")
     parser.add_argument("--root", default=None, help="folder of Fashion-MNIST's files")
     add_run_options(parser)
+    add_draws_option(parser)
     add_checkpoint_option(parser, "best")
     parser.add_argument("--n", type=int, default=2000, help="samples that are scored, of either kind")
     parser.add_argument("--importance_samples", type=int, default=1000, help="latents for each held-out image")

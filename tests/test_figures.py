@@ -52,6 +52,12 @@ def test_details_and_strangers_have_no_direction():
         assert figures.figure_of(name) is None
 
 
+def test_extractors_may_be_called_by_numbers():
+    for extractor in ("vit_b_16", "swin_v2_t", "resnet18", "vit_small_patch14_224"):
+        for name in (f"val/fid_{extractor}", f"val/fid_{extractor}_heldout"):
+            assert figures.figure_of(name) == figures.figure_of("val/fid")
+
+
 def test_the_longest_name_that_fits_is_meant():
     assert figures.figure_of("val/kl_layer_3_on_train").name == "kl_layer"
     assert figures.figure_of("val/reconstruction_bpd").higher is False

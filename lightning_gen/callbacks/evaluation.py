@@ -1,17 +1,15 @@
 """Evaluation: draw samples, score them against real images, log the figures."""
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_gen.callbacks.grid import WritesPictures
-from lightning_gen.callbacks.interval import Interval
+from lightning_gen.callbacks.interval import EvaluationSchedule
 from lightning_gen.core import (
     Classifies,
     HasLikelihood,
@@ -28,9 +26,10 @@ from lightning_gen.core import (
 from lightning_gen.data import ImageDataModule, Images
 from lightning_gen.evaluation import (
     FIGURES,
-    affordable,
+    Allowance,
     bits_of,
     check_data,
+    check_drawn_classes,
     check_enough,
     choose_images,
     draw_samples,
@@ -44,7 +43,7 @@ from lightning_gen.models.base import GenerativeModule
 from lightning_gen.models.reporting import report
 
 
-class GenerativeEvaluation(WritesPictures, Callback):
+class GenerativeEvaluation(WritesPictures, EvaluationSchedule):
     """Score a generative model by likelihood and samples, every so many images and in ``validate`` and ``test``.
 
     Figures are logged as ``val/<name>`` and ``test/<name>``; the test part is seen by ``test`` alone. A model that has
@@ -87,14 +86,13 @@ class GenerativeEvaluation(WritesPictures, Callback):
         likelihood: bool | int = True,
         minutes: float | None = 5.0,
     ):
-        self.interval = Interval(every, "evaluation.every")
+        super().__init__(every)
         check_at_least("evaluation", 1, n=n, batch_size=batch_size)
         check_above("evaluation", 0, minutes=minutes)
         if extractor is None and metrics:
             raise InputError("evaluation.metrics need features: give evaluation.extractor, such as DigitsExtractor")
         if extractor is not None and not metrics:
             raise InputError("evaluation.metrics is empty: name at least one, such as FrechetDistance")
-        self.every = every
         self.n = n
         self.batch_size = batch_size
         if extractor is None and (per_class or neighbours):
@@ -104,8 +102,7 @@ class GenerativeEvaluation(WritesPictures, Callback):
         self.per_class = per_class
         self.neighbours = neighbours
         self.likelihood = likelihood
-        self.minutes = minutes
-        self.affordable: dict[str, int] = {}
+        self.allowance = Allowance(minutes, batch_size)
         self.likelihood_facts: dict[str, Any] = {}
         self.suite = None
         if extractor is not None:
@@ -113,44 +110,26 @@ class GenerativeEvaluation(WritesPictures, Callback):
             for metric in metrics:
                 check("evaluation", "n", n, n >= metric.least, f"at least {metric.least} for {type(metric).__name__}")
         self.controls: dict[str, dict[str, float]] = {}
-        self.results: dict[str, float] = {}
-        self._references: str | None = None
-        self._controlled: tuple[str, int] | None = None
-        self._never: float = sys.maxsize
+        self._compared: tuple[str, int] | None = None  # part and n that references and controls are of
         self._never_told = True
         self._unfinished = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self.suite is not None and not isinstance(pl_module, GenerativeModule):
-            raise InputError(f"{type(pl_module).__name__} draws no images: remove evaluation.extractor")
         if self.suite is not None:
+            if not isinstance(pl_module, GenerativeModule):
+                raise InputError(f"{type(pl_module).__name__} draws no images: remove evaluation.extractor")
             check_data(trainer.datamodule)
             self.suite.extractor.check(trainer.datamodule.spec)
             if stage != "predict":
                 check_enough(trainer.datamodule, "test" if stage == "test" else "val")
             if self.per_class:
-                self._check_classes(trainer, pl_module)
-        if self._scores_likelihood(pl_module) and not isinstance(trainer.datamodule, ImageDataModule):
-            raise InputError(
-                f"likelihoods are of an ImageDataModule's images, not of a {type(trainer.datamodule).__name__}'s: "
-                "give your images as a Source to ImageDataModule, or set evaluation.likelihood to false"
-            )
+                check_drawn_classes(self.suite, sample_labels(pl_module, trainer.datamodule, self.n), pl_module)
+        if self._scores_likelihood(pl_module):
+            check_data(trainer.datamodule, "likelihoods are of", "set evaluation.likelihood to false")
         super().setup(trainer, pl_module, stage)
 
     def _scores_likelihood(self, pl_module: LightningModule) -> bool:
         return self.likelihood is not False and isinstance(pl_module, HasLikelihood)
-
-    def _check_classes(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
-        labels = sample_labels(pl_module, trainer.datamodule, self.n)
-        if labels is None:
-            raise InputError(f"evaluation.per_class: this {type(pl_module).__name__} is not class-conditional")
-        count, label = torch.bincount(labels, minlength=pl_module.spec.num_classes).min(0)
-        for metric in self.suite.metrics:
-            if count < metric.least:
-                raise InputError(
-                    f"evaluation.per_class: of {self.n} samples, in the training part's proportions, {int(count)} are "
-                    f"of class {int(label)}, and {type(metric).__name__} needs {metric.least}: raise evaluation.n"
-                )
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self.suite is not None:  # so that `lightning evaluate` needs no config
@@ -160,21 +139,11 @@ class GenerativeEvaluation(WritesPictures, Callback):
             }
 
     def state_dict(self) -> dict[str, Any]:
-        return {"unfinished": self._unfinished, "affordable": self.affordable}
+        return {"unfinished": self._unfinished, "affordable": self.allowance.numbers}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._unfinished, self.affordable = state_dict["unfinished"], dict(state_dict.get("affordable", {}))
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.interval.start(pl_module.images_seen)
-        # Not infinity, which stands for an evaluation at the end of every epoch; a trial run has just that one.
-        self._never = float("inf") if trainer.fast_dev_run else sys.maxsize
-        trainer.val_check_batch = self._never
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        # Lightning counts batches; its loop is told after each step whether an evaluation is due now.
-        due = self.interval.passed(pl_module.images_seen)
-        trainer.val_check_batch = 1 if due else self._never
+        self._unfinished = state_dict["unfinished"]
+        self.allowance.numbers = dict(state_dict.get("affordable", {}))
 
     def make_up(self, trainer: Trainer) -> None:
         """Run the evaluation that the last session was stopped in, if it was."""
@@ -194,7 +163,7 @@ class GenerativeEvaluation(WritesPictures, Callback):
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule, part: str) -> None:
         figures: dict[str, float] = {}
-        if self.minutes is not None and trainer.state.fn == "fit" and not trainer.fast_dev_run:
+        if trainer.state.fn == "fit" and not trainer.fast_dev_run:
             self._settle_numbers(trainer, pl_module, part)
         with watching(ProgressLine("evaluation", pl_module.print)):
             if self._scores_likelihood(pl_module):
@@ -205,38 +174,35 @@ class GenerativeEvaluation(WritesPictures, Callback):
                 figures |= self._accuracy(trainer, pl_module, trainer.datamodule.images(part))
         if not figures:
             return
-        self.results = {f"{part}/{name}": value for name, value in figures.items()}
-        report(pl_module, self.results, (*FIGURES, *(() if self.suite is None else self.suite.figures)))
+        named = {f"{part}/{name}": value for name, value in figures.items()}
+        report(pl_module, named, (*FIGURES, *(() if self.suite is None else self.suite.figures)))
 
     def _settle_numbers(self, trainer: Trainer, pl_module: LightningModule, part: str) -> None:
         """Find out, once in a run, how many images can be scored in the minutes given."""
-
-        def settle(what: str, n: int, least: int, work: Callable[[int], object]) -> None:
-            if what in self.affordable:
-                return
-            found = max(least, affordable(n, self.batch_size, work, 60 * self.minutes, pl_module.ranks))
-            self.affordable[what] = found
-            if found < n:
-                limit = f"{self.minutes:g} minutes (evaluation.minutes)"
-                pl_module.print(f"note: {what} of {found:,} images at each evaluation: {n:,} would take over {limit}")
-
+        how = pl_module.ranks, pl_module.device, pl_module.print
         if self._scores_likelihood(pl_module):
             images = trainer.datamodule.images(part)
+            work = partial(bits_of, pl_module, images, batch_size=self.batch_size, seed=pl_module.seed)
             with suppress(InputError):  # which the evaluation itself meets
-                work = partial(bits_of, pl_module, images, batch_size=self.batch_size, seed=pl_module.seed)
-                settle("likelihoods", self._likelihoods_of(images), 1, work)
+                self.allowance.settle("likelihoods", self._wanted(images), 1, work, *how)
         if self.suite is not None:
             least = self.n if self.per_class else max(metric.least for metric in self.suite.metrics)
-            generator = keyed_generator(pl_module.seed, "evaluation", 0)
-            settle("samples", self.n, least, lambda n: pl_module.sample(n, generator=generator))
+            draw = partial(pl_module.sample, generator=keyed_generator(pl_module.seed, "evaluation", 0))
+            self.allowance.settle("samples", self.n, least, draw, *how)
 
-    def _likelihoods_of(self, images: Images) -> int:
+    def _number(self, trainer: Trainer, what: str, n: int) -> int:
+        """Return how many of ``n`` images are scored: fewer in a trial run, and where all would take too long."""
+        if trainer.fast_dev_run:
+            return min(n, 2 * self.batch_size)
+        return min(n, self.allowance.numbers.get(what, n)) if trainer.state.fn == "fit" else n
+
+    def _wanted(self, images: Images) -> int:
         return len(images.levels) if self.likelihood is True else min(self.likelihood, len(images.levels))
 
     def _accuracy(self, trainer: Trainer, pl_module: LightningModule, images: Images) -> dict[str, float]:
         if images.labels is None:
             return {}
-        places = choose_images(len(images.levels), 2 * self.batch_size if trainer.fast_dev_run else None)
+        places = choose_images(len(images.levels), self._number(trainer, "classes", len(images.levels)))
         with suppress(Unavailable):
             return {"accuracy": score_classes(pl_module, images, places, self.batch_size, pl_module.ranks)}
         return {}
@@ -244,11 +210,7 @@ class GenerativeEvaluation(WritesPictures, Callback):
     def _likelihood_figures(self, trainer: Trainer, pl_module: LightningModule, part: str) -> dict[str, float]:
         images = trainer.datamodule.images(part)
         in_training = trainer.state.fn == "fit"
-        n = self._likelihoods_of(images)
-        if trainer.fast_dev_run:
-            n = min(n, 2 * self.batch_size)
-        elif in_training:
-            n = min(n, self.affordable.get("likelihoods", n))
+        n = self._number(trainer, "likelihoods", self._wanted(images))
         try:
             # In training a figure that is no number ends nothing; a checkpoint with it is never the best.
             bits = bits_of(pl_module, images, n, self.batch_size, pl_module.seed, pl_module.ranks, tolerant=in_training)
@@ -262,22 +224,15 @@ class GenerativeEvaluation(WritesPictures, Callback):
 
     def _sample_figures(self, trainer: Trainer, pl_module: LightningModule, part: str) -> dict[str, float]:
         self.suite.to(pl_module.device)
-        if self._references != part:
+        if self._compared is None or self._compared[0] != part:
             set_references(self.suite, trainer.datamodule, part)
-            self._references = part
         self.suite.reset()
-        n = 2 * self.batch_size if trainer.fast_dev_run else self.n
-        if trainer.state.fn == "fit":
-            n = min(n, self.affordable.get("samples", n))
+        n = 2 * self.batch_size if trainer.fast_dev_run else self._number(trainer, "samples", self.n)
         labels = sample_labels(pl_module, trainer.datamodule, n)
         first = draw_samples(pl_module, self.suite, n, self.batch_size, pl_module.seed, labels, *pl_module.ranks)
         figures = self.suite.compute()
-        if self._controlled != (part, n):  # once for each part
-            self.controls = {
-                control: {f"{part}/{name}": value for name, value in of_real.items()}
-                for control, of_real in controls(self.suite, n).items()
-            }
-            self._controlled = part, n
+        if self._compared != (part, n):
+            self.controls, self._compared = controls(self.suite, n, f"{part}/"), (part, n)
         self.suite.reset()
         if self.neighbours and first is not None and self.folder is not None:
             sheet = neighbour_sheet(self.suite, first, trainer.datamodule.images("train").levels, pl_module.spec)

@@ -8,7 +8,7 @@ from typing import Any
 PARTS = ("val", "test", "train")
 
 # What follows a figure's name where a number only says something about the figure: it has no direction.
-DETAIL = re.compile(r"_(std|se|stderr|subsets|low|high|ceiling|detectable|on_train|class\d+|\d+|\d+x\d+)$")
+DETAIL = re.compile(r"_(std|se|stderr|subsets|low|high|ceiling|detectable|on_train|class\d+|side\d+(x\d+)?)$")
 
 
 @dataclass(frozen=True)

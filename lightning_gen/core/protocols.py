@@ -7,7 +7,7 @@ Unconditional models ignore labels. For class-conditional ones (``model.conditio
 
 - Sampling draws classes, from their training frequencies if these are known, else uniformly.
 - The likelihood is :math:`\\log p(x) = \\log \\sum_y p(y)\\, p(x \\mid y)` if the model can sum over classes, else
-  labels are required.
+  it raises :class:`~lightning_gen.core.errors.Unavailable`: labels are required.
 - Encoding uses the class that the model predicts if it is a classifier, else labels are required.
 - Completion infers the class from the known pixels.
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lightning_gen.core import ImageSpec
-from lightning_gen.data.source import Images, Source
+from lightning_gen.data.source import METRICS_OF_CLASSES, Images, Source
 
 
 class Digits(Source):
@@ -18,13 +18,7 @@ class Digits(Source):
     spec = ImageSpec(channels=1, height=8, width=8, levels=17, num_classes=10)
     classes = tuple("0123456789")
     extractor = "lightning_gen.metrics.DigitsExtractor"
-    metrics = (
-        "lightning_gen.metrics.FrechetDistance",
-        "lightning_gen.metrics.InceptionScore",
-        "lightning_gen.metrics.PrecisionRecall",
-        "lightning_gen.metrics.ClassCoverage",
-        "lightning_gen.metrics.CopyShare",
-    )
+    metrics = METRICS_OF_CLASSES
 
     def read(self, part: str) -> Images:
         """Return one part of the fixed permutation."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from lightning_gen.core import ImageSpec, InputError
 from lightning_gen.data.download import download
-from lightning_gen.data.source import Images, Source, cache_folder, part_of_published
+from lightning_gen.data.source import METRICS_OF_CLASSES, Images, Source, cache_folder, part_of_published
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
@@ -38,13 +38,7 @@ class FashionMNIST(Source):
         *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
     )
     extractor = "lightning_gen.metrics.FashionMNISTExtractor"
-    metrics = (
-        "lightning_gen.metrics.FrechetDistance",
-        "lightning_gen.metrics.InceptionScore",
-        "lightning_gen.metrics.PrecisionRecall",
-        "lightning_gen.metrics.ClassCoverage",
-        "lightning_gen.metrics.CopyShare",
-    )
+    metrics = METRICS_OF_CLASSES
 
     def __init__(self, root: str | None = None) -> None:
         self.root = None if root is None else os.path.abspath(Path(root).expanduser())

@@ -40,6 +40,13 @@ class Images(NamedTuple):
     labels: np.ndarray | None
 
 
+METRICS_OF_CLASSES = tuple(
+    f"lightning_gen.metrics.{name}"
+    for name in ("FrechetDistance", "InceptionScore", "PrecisionRecall", "ClassCoverage", "CopyShare")
+)
+"""What samples are scored by where an extractor is at hand that knows the classes."""
+
+
 class Source(ABC):
     """A data set of images of one size, cut into named parts.
 

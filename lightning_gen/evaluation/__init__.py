@@ -4,11 +4,11 @@ Callbacks and verbs are shells around these functions.
 """
 
 from lightning_gen.core import Figure
-from lightning_gen.evaluation.costs import affordable
+from lightning_gen.evaluation.costs import Allowance
 from lightning_gen.evaluation.held_out import completions, interpolations, reconstructions
 from lightning_gen.evaluation.likelihoods import Bits, bits_of, choose_images, score_classes, score_likelihood, tensors
 from lightning_gen.evaluation.pictures import grid_picture, neighbour_sheet, picture, pixel_grid, save_png, to_pixels
-from lightning_gen.evaluation.references import check_data, check_enough, set_references
+from lightning_gen.evaluation.references import check_data, check_drawn_classes, check_enough, set_references
 from lightning_gen.evaluation.samples import draw, draw_samples, sample_labels
 from lightning_gen.metrics import likelihood
 
@@ -22,10 +22,11 @@ FIGURES = (
 
 __all__ = [
     "FIGURES",
+    "Allowance",
     "Bits",
-    "affordable",
     "bits_of",
     "check_data",
+    "check_drawn_classes",
     "check_enough",
     "choose_images",
     "completions",

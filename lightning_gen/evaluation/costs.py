@@ -8,7 +8,9 @@ import torch
 from lightning_gen.core import Ranks
 
 
-def affordable(n: int, chunk: int, work: Callable[[int], object], seconds: float, ranks: Ranks | None = None) -> int:
+def affordable(
+    n: int, chunk: int, work: Callable[[int], object], seconds: float, ranks: Ranks, device: torch.device
+) -> int:
     """Return how many of ``n`` images can be worked on in so many seconds, judged by the time that one chunk takes.
 
     Args:
@@ -16,15 +18,58 @@ def affordable(n: int, chunk: int, work: Callable[[int], object], seconds: float
         chunk: images at once.
         work: does the work of so many images; its results are not used.
         seconds: for all of it.
-        ranks: the processes that share the work; this one alone unless given.
+        ranks: the processes that share the work.
+        device: of this process, on which processes agree.
 
     Returns:
         ``n``, or a whole number of chunks below it, at least one for each process; the same on every process.
     """
-    ranks = ranks or Ranks()
     if n <= chunk * ranks.count:
         return n
     started = time.monotonic()
     work(chunk)
-    took = float(ranks.mean(torch.tensor(time.monotonic() - started)))
+    took = float(ranks.mean(torch.tensor(time.monotonic() - started, device=device)))
     return min(n, max(1, int(seconds / max(took, 1e-9))) * chunk * ranks.count)
+
+
+class Allowance:
+    """On how many images each kind of work is done, where it may take so many minutes: settled once, by a trial.
+
+    Args:
+        minutes: of each kind of work; None sets no limit.
+        chunk: images at once.
+
+    Attributes:
+        numbers: of images, by kind of work, as far as they are settled.
+    """
+
+    def __init__(self, minutes: float | None, chunk: int):
+        self.minutes, self.chunk = minutes, chunk
+        self.numbers: dict[str, int] = {}
+
+    def settle(
+        self,
+        what: str,
+        n: int,
+        least: int,
+        work: Callable[[int], object],
+        ranks: Ranks,
+        device: torch.device,
+        tell: Callable[[str], object],
+    ) -> None:
+        """Settle the number of images of a kind of work, where it is not settled.
+
+        Args:
+            what: kind of work, in the plural.
+            n: images wanted.
+            least: images without which there is no figure.
+            work, ranks, device: as of :func:`affordable`.
+            tell: is told where it is below ``n``.
+        """
+        if what in self.numbers or self.minutes is None:
+            return
+        found = max(least, affordable(n, self.chunk, work, 60 * self.minutes, ranks, device))
+        self.numbers[what] = found
+        if found < n:
+            limit = f"{self.minutes:g} minutes (evaluation.minutes)"
+            tell(f"note: {what} of {found:,} images at each evaluation: {n:,} would take over {limit}")

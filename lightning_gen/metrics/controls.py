@@ -53,8 +53,15 @@ def _figures(suite: MetricSuite, metric: FeatureMetric, samples: FeatureSet) -> 
     return {}
 
 
-def controls(suite: MetricSuite, n: int) -> dict[str, dict[str, float]]:
-    """Return :func:`floor` and :func:`memoriser` of n images by these names; nothing without a held-out part."""
+def controls(suite: MetricSuite, n: int, prefix: str = "") -> dict[str, dict[str, float]]:
+    """Return :func:`floor` and :func:`memoriser` of n images by these names; nothing without a held-out part.
+
+    Args:
+        suite: with its references.
+        n: samples that they stand beside.
+        prefix: of the figures' names, such as ``val/``.
+    """
     if HELD_OUT not in suite.references:
         return {}
-    return {"floor": floor(suite), "memoriser": memoriser(suite, n)}
+    found = {"floor": floor(suite), "memoriser": memoriser(suite, n)}
+    return {name: {f"{prefix}{key}": value for key, value in figures.items()} for name, figures in found.items()}

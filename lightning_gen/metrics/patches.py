@@ -91,8 +91,8 @@ class PatchExtractor(Extractor):
         return f"{self.patches} patches of {PATCH} x {PATCH} at each level of a Laplacian pyramid, seed {self.seed}"
 
     def layout(self, spec: ImageSpec) -> dict[str, tuple[int, int, int]]:
-        names = [f"{height}" if height == width else f"{height}x{width}" for height, width in sides(*spec.shape[1:])]
-        return dict.fromkeys(names, (self.patches, spec.channels, PATCH**2))
+        names = (f"{height}" if height == width else f"{height}x{width}" for height, width in sides(*spec.shape[1:]))
+        return dict.fromkeys((f"side{name}" for name in names), (self.patches, spec.channels, PATCH**2))
 
     def forward(self, levels: Tensor, spec: ImageSpec) -> Features:
         chunks = levels.split(max(1, VALUES // spec.dims))

@@ -55,9 +55,8 @@ class Codes(Source):
             raise InputError(
                 f"Codes.checkpoint: {checkpoint} was trained on a {type(self.data).__name__}, which has no parts"
             )
-        self.images = self.data.source
-        self.parts = self.images.parts
-        self.classes = self.images.classes
+        self.parts = self.data.source.parts
+        self.classes = self.data.source.classes
 
     def _open(self) -> tuple[VQVAE, dict]:
         checkpoint = read_checkpoint(self.checkpoint)
@@ -73,7 +72,7 @@ class Codes(Source):
 
     def prepare(self) -> None:
         """Prepare the original source, for example by downloading it."""
-        self.images.prepare()
+        self.data.prepare_data()
 
     def read(self, part: str) -> Images:
         """Encode the images of ``part``."""

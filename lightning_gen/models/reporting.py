@@ -9,11 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_gen.core import Figure, find_figure
 
 
-def report(
-    model: LightningModule,
-    figures: dict[str, float],
-    declared: Iterable[Figure] = (),
-) -> None:
+def report(model: LightningModule, figures: dict[str, float], declared: Iterable[Figure] = ()) -> None:
     """Pass the results of an evaluation to loggers, to monitoring callbacks, and to the run's summary.
 
     Call it at the end of a validation or test epoch, on all ranks, with figures that are equal on all of them.

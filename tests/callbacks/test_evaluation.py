@@ -13,11 +13,13 @@ from PIL import Image
 
 import lightning_gen
 from lightning_gen.cli import main
+from lightning_gen.core import Ranks
 from lightning_gen.core.errors import Unavailable
 from lightning_gen.core.spec import ImageSpec
 from lightning_gen.data import Digits, ImageDataModule
 from lightning_gen.data.source import Images, Source
-from lightning_gen.evaluation import affordable, draw_samples, neighbour_sheet, sample_labels, to_pixels
+from lightning_gen.evaluation import draw_samples, neighbour_sheet, sample_labels, to_pixels
+from lightning_gen.evaluation.costs import affordable
 from lightning_gen.metrics import DigitsExtractor, FrechetDistance, MetricSuite
 from lightning_gen.models import GenerativeModule, ImageModule
 from lightning_gen.runs import RunFolder, read_metrics
@@ -363,11 +365,11 @@ def test_what_is_affordable_is_whole_chunks_and_at_least_one(monkeypatch):
     clock = iter(range(0, 1000, 3))  # a chunk takes three seconds
     monkeypatch.setattr("lightning_gen.evaluation.costs.time.monotonic", lambda: next(clock))
     done = []
-    assert affordable(2000, 500, done.append, 1e9) == 2000
-    assert affordable(2000, 500, done.append, 8) == 1000
-    assert affordable(2000, 500, done.append, 1) == 500
+    assert affordable(2000, 500, done.append, 1e9, Ranks(), torch.device("cpu")) == 2000
+    assert affordable(2000, 500, done.append, 8, Ranks(), torch.device("cpu")) == 1000
+    assert affordable(2000, 500, done.append, 1, Ranks(), torch.device("cpu")) == 500
     assert done == [500, 500, 500]
-    assert affordable(500, 500, done.append, 1) == 500
+    assert affordable(500, 500, done.append, 1, Ranks(), torch.device("cpu")) == 500
     assert len(done) == 3, "one chunk is never too much, and needs no trial"
 
 

@@ -143,8 +143,8 @@ def test_figures_are_those_of_patches_divided_by_the_real_ones_deviation():
             mean, deviation = real.mean((0, 1, 3))[:, None], real.std((0, 1, 3), correction=0)[:, None]
             real, own = (((x - mean) / deviation).reshape(-1, 147).double() for x in (real, own))
             expected = 1000 * by_scipy(own, real, random_directions(20, 3, 49))
-            assert figures[f"swd_patches{end}_{side}"] == pytest.approx(expected, rel=1e-4)
-        mean = (figures[f"swd_patches{end}_28"] + figures[f"swd_patches{end}_14"]) / 2
+            assert figures[f"swd_patches{end}_side{side}"] == pytest.approx(expected, rel=1e-4)
+        mean = (figures[f"swd_patches{end}_side28"] + figures[f"swd_patches{end}_side14"]) / 2
         assert figures[f"swd_patches{end}"] == pytest.approx(mean)
     assert len(figures) == 6
     assert [find_figure(name, suite.figures).higher for name in figures] == [False, None, None, False, None, None]

@@ -120,7 +120,7 @@ def test_a_gan_is_annealed_with_gaussian_noise_around_its_images(generator):
 def test_options_of_drawing_that_leave_the_standard_normal_are_refused_by_name():
     class Unknown(Sampler):
         def noise(self, model, n, labels, generator):
-            raise NotImplementedError
+            pytest.fail("options are refused before anything is drawn")
 
         draw = noise
 
