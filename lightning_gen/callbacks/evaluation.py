@@ -139,11 +139,11 @@ class GenerativeEvaluation(WritesPictures, EvaluationSchedule):
             }
 
     def state_dict(self) -> dict[str, Any]:
-        return {"unfinished": self._unfinished, "affordable": self.allowance.numbers}
+        return {"unfinished": self._unfinished, "settled": self.allowance.settled}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._unfinished = state_dict["unfinished"]
-        self.allowance.numbers = dict(state_dict.get("affordable", {}))
+        self.allowance.settled = dict(state_dict.get("settled", {}))
 
     def make_up(self, trainer: Trainer) -> None:
         """Run the evaluation that the last session was stopped in, if it was."""
@@ -194,7 +194,7 @@ class GenerativeEvaluation(WritesPictures, EvaluationSchedule):
         """Return how many of ``n`` images are scored: fewer in a trial run, and where all would take too long."""
         if trainer.fast_dev_run:
             return min(n, 2 * self.batch_size)
-        return min(n, self.allowance.numbers.get(what, n)) if trainer.state.fn == "fit" else n
+        return self.allowance.of(what, n) if trainer.state.fn == "fit" else n
 
     def _wanted(self, images: Images) -> int:
         return len(images.levels) if self.likelihood is True else min(self.likelihood, len(images.levels))

@@ -40,12 +40,19 @@ class Allowance:
         chunk: images at once.
 
     Attributes:
-        numbers: of images, by kind of work, as far as they are settled.
+        settled: numbers of images, by what was asked for. A checkpoint keeps them; another question is settled anew.
     """
 
     def __init__(self, minutes: float | None, chunk: int):
         self.minutes, self.chunk = minutes, chunk
-        self.numbers: dict[str, int] = {}
+        self.settled: dict[str, int] = {}
+
+    def of(self, what: str, n: int) -> int:
+        """Return on how many of ``n`` images a kind of work is done: on all where nothing was settled."""
+        return self.settled.get(self._question(what, n), n)
+
+    def _question(self, what: str, n: int) -> str:
+        return f"{n} {what} in {self.minutes} minutes"
 
     def settle(
         self,
@@ -66,10 +73,11 @@ class Allowance:
             work, ranks, device: as of :func:`affordable`.
             tell: is told where it is below ``n``.
         """
-        if what in self.numbers or self.minutes is None:
+        question = self._question(what, n)
+        if question in self.settled or self.minutes is None:
             return
         found = max(least, affordable(n, self.chunk, work, 60 * self.minutes, ranks, device))
-        self.numbers[what] = found
+        self.settled[question] = found
         if found < n:
             limit = f"{self.minutes:g} minutes (evaluation.minutes)"
             tell(f"note: {what} of {found:,} images at each evaluation: {n:,} would take over {limit}")

@@ -384,6 +384,10 @@ def test_a_slow_model_is_scored_on_fewer_images_and_says_so(tmp_path, capsys):
     assert said.count(f"note: likelihoods of 60 images at each evaluation: 200 {limit}") == 1
     run = RunFolder.newest(str(tmp_path), "mlp-digits")
     assert run.summary()["likelihood"]["n"] == 60
+    # another question on resuming has another answer
+    more = ["--budget.images=384", "--ckpt_path", str(run.last)]
+    main(["fit", "--config", config, *options, *quick, *more, "--evaluation.minutes=null"])
+    assert run.summary()["likelihood"]["n"] == 200
     main(["validate", "--config", str(run.path / "config.yaml"), "--ckpt_path", str(run.last)])
     validated = json.loads((run.path / "validate.json").read_text())
     assert (validated["n"], validated["likelihood_n"]) == (200, 200)  # what was asked for by name is done in full
